@@ -1,0 +1,66 @@
+"""Frames that carry their licence in their type, and the one canonical form in which tables are hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.errors import KeyViolation, SchemaError
+
+
+@dataclass(frozen=True)
+class AsOf:
+    """A frame in which every value could be known at its own row's decision time. Decisions read these."""
+
+    frame: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """A frame that knows the final truth. Only labels, fills and the referee read these."""
+
+    frame: pl.DataFrame
+
+
+def as_of(value: AsOf) -> pl.DataFrame:
+    """The frame of an `AsOf`; anything else is refused."""
+    if not isinstance(value, AsOf):
+        raise TypeError(f"a decision may only read AsOf frames, got {type(value).__name__}")
+    return value.frame
+
+
+def hindsight(value: Hindsight) -> pl.DataFrame:
+    """The frame of a `Hindsight`; anything else is refused."""
+    if not isinstance(value, Hindsight):
+        raise TypeError(f"labels and fills read Hindsight frames, got {type(value).__name__}")
+    return value.frame
+
+
+def canonical(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
+    """Rows in key order, -0.0 as 0.0, NaN in one pattern: the form that is stored and hashed."""
+    floats = [
+        pl.when(pl.col(c).is_nan()).then(pl.lit(float("nan"), dtype=t)).otherwise(pl.col(c) + pl.lit(0.0, dtype=t)).alias(c)
+        for c, t in frame.schema.items()
+        if t in (pl.Float32, pl.Float64)
+    ]
+    return frame.with_columns(floats).sort(list(key), maintain_order=True) if key else frame.with_columns(floats)
+
+
+def require_columns(frame: pl.DataFrame, columns: Sequence[str], what: str) -> None:
+    """An error naming the missing columns."""
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise SchemaError(f"{what} needs columns {list(columns)}", f"missing {missing}", "rebuild the stage before it")
+
+
+def require_unique(frame: pl.DataFrame, key: Sequence[str], what: str) -> None:
+    """An error naming the first null or doubled key."""
+    keys = frame.select(key)
+    nulls = keys.filter(pl.any_horizontal(pl.all().is_null()))
+    if not nulls.is_empty():
+        raise KeyViolation(f"{what}: the key {list(key)} must not be null", nulls.row(0), "drop or quarantine the row")
+    doubled = keys.filter(keys.is_duplicated())
+    if not doubled.is_empty():
+        raise KeyViolation(f"{what}: the key {list(key)} must be unique", doubled.row(0), "keep one row per key")

@@ -1,0 +1,56 @@
+"""Members: the model families of a study's ensemble."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.spec import Spec
+
+
+class LinearSpec(Spec):
+    """Ridge on cross-sectional ranks, one closed-form fit for all heads."""
+
+    family: Literal["linear"] = "linear"
+    name: str = "linear"
+    penalty: float = Field(default=1e-3, gt=0)  # per row
+
+
+class BoostedSpec(Spec):
+    """LightGBM, one deterministic model per head."""
+
+    family: Literal["boosted"] = "boosted"
+    name: str = "boosted"
+    rounds: int = Field(default=100, ge=1)
+    leaves: int = Field(default=31, ge=2)
+    learning_rate: float = Field(default=0.05, gt=0)
+    max_bin: int = Field(default=63, ge=3)
+    min_rows_in_leaf: int = Field(default=200, ge=1)
+    column_share: float = Field(default=0.5, gt=0, le=1)
+    row_share: float = Field(default=0.8, gt=0, le=1)
+
+
+class SequenceNetSpec(Spec):
+    """GRU over daily features fused with a cross-section MLP, six heads, trained on whole sessions."""
+
+    family: Literal["sequence_net"] = "sequence_net"
+    name: str = "sequence"
+    hidden: int = Field(default=32, ge=1)
+    window: int = Field(default=20, ge=2)
+    epochs: int = Field(default=3, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    sequence_features: tuple[str, ...]
+
+
+MemberSpec = Annotated[LinearSpec | BoostedSpec | SequenceNetSpec, Field(discriminator="family")]
+
+
+class TrainingSpec(Spec):
+    """What makes training replayable: seeds and thread counts belong to the study."""
+
+    seed: int = 7
+    threads: int = Field(default=2, ge=1)
+    serving_batch: int = Field(default=64, ge=1)
