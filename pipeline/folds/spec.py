@@ -41,7 +41,9 @@ class FoldSpec(Spec):
     @model_validator(mode="after")
     def _testable(self) -> FoldSpec:
         if self.n_test_groups >= self.n_groups:
-            raise ValueError(f"n_test_groups must be below n_groups; got {self.n_test_groups} of {self.n_groups}")
+            raise ValueError(
+                f"n_test_groups must be below n_groups; got {self.n_test_groups} of {self.n_groups}"
+            )
         return self
 
     @property
@@ -51,7 +53,10 @@ class FoldSpec(Spec):
         CPCV(6,2): 15 splits `cpcv_00`..`cpcv_14`; walk-forward over 6 groups: 5 splits `walk_00`..`walk_04`.
         """
         if self.scheme == "cpcv":
-            chosen = {f"cpcv_{i:02d}": c for i, c in enumerate(combinations(range(self.n_groups), self.n_test_groups))}
+            chosen = {
+                f"cpcv_{i:02d}": groups
+                for i, groups in enumerate(combinations(range(self.n_groups), self.n_test_groups))
+            }
         else:
             chosen = {f"walk_{i:02d}": (i + 1,) for i in range(self.n_groups - 1)}
         return chosen | ({LOCKED: (self.n_groups,)} if self.locked_share else {})

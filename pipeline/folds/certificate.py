@@ -1,0 +1,94 @@
+"""The referee of a split: overlap, gaps and coverage, recomputed by counting covered sessions.
+
+Shares no algorithm with `purge`, so that an error there turns a certificate red instead of repeating itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+
+from pipeline.folds.purging import Spans
+from pipeline.folds.sessions import FIT, TEST, TUNE
+
+
+def certify(
+    spans: Spans, role: np.ndarray, cause: np.ndarray, causes: Sequence[str]
+) -> dict[str, int | None]:
+    """Rows and sessions by role, rows by cause, overlaps and the smallest gap of one split.
+
+    Parameters
+    ----------
+    spans : Spans
+        Label spans by kind.
+    role, cause : int8 array [kinds]
+        Role code, and code into `causes` (0: the kind keeps its role).
+    causes : sequence of str
+        Names of the codes.
+    """
+    fit, tune, test = ((role == code) & (cause == 0) for code in (FIT, TUNE, TEST))
+    facts: dict[str, int | None] = {}
+    for name, kinds in {"fit": fit, "tune": tune, "test": test}.items():
+        facts[f"{name}_rows"] = int(spans.rows[kinds].sum())
+        facts[f"{name}_sessions"] = len(np.unique(spans.session[kinds]))
+    for code, name in enumerate(causes):
+        if name:
+            facts["open_rows" if name == "open" else f"purged_{name}"] = int(spans.rows[cause == code].sum())
+    known = (spans.start, spans.end, spans.rows)
+    by_test, gap = overlap_and_gap(*known, fit | tune, test, spans.n_sessions)
+    by_tune, _ = overlap_and_gap(*known, fit, tune, spans.n_sessions)
+    return facts | {"overlap_rows": by_test + by_tune, "min_gap_sessions": gap if gap >= 0 else None}
+
+
+@numba.njit(cache=True)
+def overlap_and_gap(
+    start: np.ndarray, end: np.ndarray, rows: np.ndarray, train: np.ndarray, seen: np.ndarray, n_sessions: int
+) -> tuple[int, int]:
+    """Training rows whose span shares a session with a `seen` span, and the smallest gap of the others.
+
+    Parameters
+    ----------
+    start, end : int32 array [n]
+        Half-open spans in session ordinals.
+    rows : int64 array [n]
+        Panel rows behind each span.
+    train, seen : bool array [n]
+        The two sets to hold apart.
+    n_sessions : int
+        Sessions of the calendar.
+
+    Returns
+    -------
+    (int, int)
+        Overlapping rows; sessions between the closest pair of spans, -1 where one set is empty.
+    """
+    change = np.zeros(n_sessions + 1, np.int64)
+    for i in range(len(start)):
+        if seen[i]:
+            change[start[i]] += 1
+            change[end[i]] -= 1
+    covered_before = np.zeros(n_sessions + 1, np.int64)
+    previous = np.full(n_sessions + 1, -1, np.int64)  # last covered session before o
+    following = np.full(n_sessions + 1, -1, np.int64)  # first covered session from o on
+    depth = 0
+    for o in range(n_sessions):
+        depth += change[o]
+        covered_before[o + 1] = covered_before[o] + (depth > 0)
+        previous[o + 1] = o if depth > 0 else previous[o]
+    for o in range(n_sessions - 1, -1, -1):
+        following[o] = o if covered_before[o + 1] > covered_before[o] else following[o + 1]
+
+    overlapping, gap = 0, -1
+    for i in range(len(start)):
+        if not train[i]:
+            continue
+        if covered_before[end[i]] > covered_before[start[i]]:
+            overlapping += rows[i]
+            continue
+        if previous[start[i]] >= 0 and (gap < 0 or start[i] - previous[start[i]] - 1 < gap):
+            gap = start[i] - previous[start[i]] - 1
+        if following[end[i]] >= 0 and (gap < 0 or following[end[i]] - end[i] < gap):
+            gap = following[end[i]] - end[i]
+    return overlapping, gap
