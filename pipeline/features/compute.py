@@ -1,0 +1,92 @@
+"""The two doors of this room: a plan's features and Path A's channels, both for the sessions asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+import numpy as np
+import polars as pl
+
+from pipeline.errors import BadInput
+from pipeline.features.history import KEY, build
+from pipeline.features.intraday import CHANNELS, channels
+from pipeline.features.plan import Plan
+from pipeline.frames import AsOf, as_of, require_columns
+
+__all__ = ["CHANNELS", "compute", "path_channels"]
+
+
+def compute(
+    panel: AsOf, patches: pl.DataFrame, intraday: pl.DataFrame, plan: Plan, sessions: Sequence[date]
+) -> pl.DataFrame:
+    """The `features` table of the decision sessions `sessions`.
+
+    Parameters
+    ----------
+    panel : AsOf
+        Panel rows of the sessions and of `plan.lookback - 1` sessions before the first of them; rows after
+        the last are ignored. Fewer are allowed (a market's first sessions have no past).
+    patches : polars.DataFrame
+        Later versions of panel rows; each decision session sees those effective by then.
+    intraday : polars.DataFrame
+        Minute bars of the sessions; may be empty.
+    plan : Plan
+        What to compute.
+    sessions : sequence of date
+        Decision sessions.
+
+    Returns
+    -------
+    polars.DataFrame
+        session, instrument, then float32 columns in schema order, null where missing; one row per panel
+        row, in key order.
+
+    Raises
+    ------
+    BadInput
+        A wanted session without panel rows; doubled keys; an absent column of the plan; an infinite value.
+    """
+    history = build(as_of(panel), patches, intraday, plan.inputs, plan.lookback, sessions)
+    blocks = []
+    for family in plan.families:
+        block = family.compute(history)
+        _require_finite(family.name, [f.name for f in family.features], block)
+        blocks += [
+            pl.Series(feature.name, values, dtype=pl.Float32).fill_nan(None)
+            for feature, values in zip(family.features, block, strict=True)
+        ]
+    return history.rows.select(KEY).with_columns(blocks)
+
+
+def _require_finite(family: str, names: Sequence[str], block: np.ndarray) -> None:
+    infinite = np.isinf(block).any(axis=1)
+    if infinite.any():
+        raise BadInput(
+            "a feature is finite or missing",
+            f"{family}: {[n for n, x in zip(names, infinite, strict=True) if x]}",
+            "look for zero prices or amounts in the panel: asof quarantines them",
+        )
+
+
+def path_channels(intraday: pl.DataFrame, panel: AsOf, sessions: Sequence[date]) -> pl.DataFrame:
+    """The `paths` table: Path A's channels for every panel row of `sessions` that has minutes.
+
+    Returns
+    -------
+    polars.DataFrame
+        session, instrument, `channels` Array(Float32, n_bars * len(CHANNELS)), bar-major, NaN where absent.
+    """
+    require_columns(intraday, [*KEY, "bars"], "paths: intraday")
+    width = intraday.schema["bars"].size  # type: ignore[attr-defined]
+    days = pl.Series(sorted(set(sessions)), dtype=pl.Date).implode()
+    rows = (
+        intraday.filter(pl.col("session").is_in(days))
+        .join(as_of(panel).select(KEY), on=list(KEY), how="semi")
+        .sort(KEY)
+    )
+    bars = np.ascontiguousarray(rows["bars"].to_numpy()).reshape(len(rows), width // 5, 5)
+    flat = channels(bars).reshape(len(rows), width // 5 * len(CHANNELS))
+    return rows.select(KEY).with_columns(
+        pl.Series("channels", flat, dtype=pl.Array(pl.Float32, flat.shape[1]))
+    )
