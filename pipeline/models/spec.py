@@ -1,8 +1,11 @@
-"""Members: the model families of a study's ensemble."""
+"""Members: the model families of a study's ensemble.
+
+Every member says how many sessions a row's inputs span (`window`) and which features it reads as a sequence.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +17,8 @@ class LinearSpec(Spec):
 
     family: Literal["linear"] = "linear"
     name: str = "linear"
+    window: ClassVar[int] = 1
+    sequence_features: ClassVar[tuple[str, ...]] = ()
     penalty: float = Field(default=1e-3, gt=0)  # per row
 
 
@@ -22,6 +27,8 @@ class BoostedSpec(Spec):
 
     family: Literal["boosted"] = "boosted"
     name: str = "boosted"
+    window: ClassVar[int] = 1
+    sequence_features: ClassVar[tuple[str, ...]] = ()
     rounds: int = Field(default=100, ge=1)
     leaves: int = Field(default=31, ge=2)
     learning_rate: float = Field(default=0.05, gt=0)

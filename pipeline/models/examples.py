@@ -1,0 +1,136 @@
+"""What a family fits on: inputs joined with targets and roles. Built for every family in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.errors import BadInput
+from pipeline.frames import require_columns, require_unique
+from pipeline.labels.spec import HeadSpec
+from pipeline.models.inputs import KEY, Inputs, Prepared
+
+SCORED_ROLES = ("tune", "test")
+PROBABILITY_EDGE = 1e-6  # raw probabilities stay inside (1e-6, 1 - 1e-6): logits exist, in float32 too
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head and, where there is nothing to learn, the constant that stands in for a model.
+
+    Parameters
+    ----------
+    name, kind : str
+        As in `HeadSpec`.
+    baseline : float
+        Mean of the fit rows' labels (the prevalence, for a probability): the constant predictor.
+    reason : str
+        Why the head *is* that constant; empty when it is learned.
+    """
+
+    name: str
+    kind: str
+    baseline: float
+    reason: str = ""
+
+    @property
+    def learned(self) -> bool:
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs of n rows with their truth.
+
+    Parameters
+    ----------
+    inputs : Inputs
+    targets : float32 [n, H]
+        NaN where a head has no truth.
+    heads : tuple of Head
+    role : object [n]
+        `fit`, `tune`, `test` or anything else, which is not read.
+    """
+
+    inputs: Inputs
+    targets: NDArray[np.float32]
+    heads: tuple[Head, ...]
+    role: NDArray[np.object_]
+
+    def rows(self, *roles: str) -> NDArray[np.int64]:
+        """Positions of the rows with one of `roles`, in key order."""
+        return np.flatnonzero(np.isin(self.role, roles))
+
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """Positions of the heads that a family has to fit."""
+        return np.array([i for i, head in enumerate(self.heads) if head.learned], np.int64)
+
+
+def roles_of(prepared: Prepared, roles: pl.DataFrame) -> NDArray[np.object_]:
+    """Role of each prepared row; `unused` where `roles` is silent. No fit row is an error."""
+    require_columns(roles, (*KEY, "role"), "roles")
+    require_unique(roles, KEY, "roles")
+    named = roles.select(*KEY, pl.col("role").cast(pl.String))
+    joined = prepared.rows.join(named, on=KEY, how="left", maintain_order="left")
+    role = joined["role"].fill_null("unused").to_numpy()
+    if not (role == "fit").any():
+        raise BadInput("a member needs eligible fit rows", 0, "widen the split's training sessions")
+    return np.asarray(role, object)
+
+
+def targets_of(prepared: Prepared, labels: pl.DataFrame, heads: Sequence[HeadSpec]) -> NDArray[np.float32]:
+    """float32 [n, H] of the heads' label columns, NaN where there is no truth."""
+    names = [head.name for head in heads]
+    if not names or len(set(names)) != len(names):
+        raise BadInput("heads are named, once each", names, "correct the study's labels")
+    require_columns(labels, (*KEY, *names), "labels")
+    require_unique(labels, KEY, "labels")
+    joined = prepared.rows.join(labels.select(*KEY, *names), on=KEY, how="left", maintain_order="left")
+    targets = np.empty((len(joined), len(names)), np.float32)
+    for i, name in enumerate(names):
+        targets[:, i] = joined[name].cast(pl.Float32).to_numpy()
+    if np.isinf(targets).any():
+        named = [name for i, name in enumerate(names) if np.isinf(targets[:, i]).any()]
+        raise BadInput("labels are finite or missing", f"infinite values in {named}", "correct the label")
+    _require_outcomes(targets, heads)
+    return targets
+
+
+def learnable_heads(targets: NDArray[np.float32], heads: Sequence[HeadSpec]) -> tuple[Head, ...]:
+    """Each head's constant predictor, and whether the fit rows hold anything to learn beyond it.
+
+    Parameters
+    ----------
+    targets : float32 [n_fit, H]
+    """
+    return tuple(_head(targets[:, i], head) for i, head in enumerate(heads))
+
+
+def _head(values: NDArray[np.float32], head: HeadSpec) -> Head:
+    known = values[~np.isnan(values)].astype(np.float64)
+    if not known.size:
+        nothing = 0.5 if head.kind == "probability" else 0.0
+        return Head(head.name, head.kind, nothing, "no fit row has this label")
+    baseline = float(known.mean())
+    reason = ""
+    if known.min() == known.max():
+        what = "class" if head.kind == "probability" else "value"
+        reason = f"one {what} only on the fit rows: {known[0]:g}"
+    if head.kind == "probability":
+        baseline = float(np.clip(baseline, PROBABILITY_EDGE, 1.0 - PROBABILITY_EDGE))
+    return Head(head.name, head.kind, baseline, reason)
+
+
+def _require_outcomes(targets: NDArray[np.float32], heads: Sequence[HeadSpec]) -> None:
+    for i, head in enumerate(heads):
+        if head.kind != "probability":
+            continue
+        odd = targets[~np.isin(targets[:, i], (0.0, 1.0)) & ~np.isnan(targets[:, i]), i]
+        if odd.size:
+            rule = f"the labels of probability head {head.name} are 0 or 1"
+            raise BadInput(rule, odd[:3].tolist(), "correct the label, or the head's kind")

@@ -1,0 +1,70 @@
+"""What a model family is, and the registry. A new family is one more module and one more line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.errors import BadInput
+from pipeline.models.examples import Examples, Head
+from pipeline.models.inputs import Inputs
+from pipeline.models.spec import TrainingSpec
+
+CURVES = {"epoch": pl.Int32, "loss": pl.Float64, "objective": pl.Float64}
+
+Predict = Callable[[Inputs], NDArray[np.float32]]
+"""Inputs of n rows -> float32 [n, learned heads]; a row's bits depend on that row only."""
+
+Objective = Callable[[pl.DataFrame], float]
+"""Tune rows' `session`, `instrument`, `<head>_head` -> what epoch selection maximises."""
+
+Progress = Callable[[str, float], None]
+"""What was done, and the share of the fit that is behind us."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A family's files, and its learning curve when it has one."""
+
+    files: dict[str, bytes]
+    curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVES))
+
+
+class Family(Protocol):
+    """The two functions of a family's module."""
+
+    def fit(
+        self,
+        spec: Any,
+        training: TrainingSpec,
+        examples: Examples,
+        *,
+        workdir: Path,
+        objective: Objective | None,
+        progress: Progress,
+    ) -> Fitted:
+        """Fit the learned heads on the fit rows, choose on the tune rows, never look at test targets."""
+
+    def load(self, files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
+        """The serving form from a family's files; `heads` are the learned ones."""
+
+
+FAMILIES = {
+    "linear": "pipeline.models.linear",
+    "boosted": "pipeline.models.boosted",
+    "sequence_net": "pipeline.models.nets.sequence",
+}
+
+
+def family(name: str) -> Family:
+    """A registered family; its module (and torch, LightGBM) is imported only now."""
+    if name not in FAMILIES:
+        raise BadInput("a member's family is registered", name, f"one of {sorted(FAMILIES)}")
+    return cast(Family, import_module(FAMILIES[name]))
