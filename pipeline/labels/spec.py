@@ -12,7 +12,7 @@ HeadKind = Literal["rank", "probability", "regression"]
 
 
 class HeadSpec(Spec):
-    """One output of every member: `<name>` is the label column, `<name>_head` the raw score, `<name>_pred` the served one."""
+    """One output of every member: label `<name>`, raw score `<name>_head`, served column `<name>_pred`."""
 
     name: str
     kind: HeadKind
