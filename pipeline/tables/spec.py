@@ -81,6 +81,8 @@ class TableSpec:
         The vendor's wall clock.
     calls_per_minute : int, optional
         The table's own limit, where the vendor names one.
+    summary : str
+        What the table holds, in a line.
     requests : tuple of Params
         Fixed parameters; the answers to all of them together are the table. The first one must have rows.
     may_be_empty : bool
@@ -102,6 +104,7 @@ class TableSpec:
     layout: Literal["session", "snapshot"]
     fetch_by: Literal["session", "snapshot", "instrument", "index"]
     row_cap: int
+    summary: str
     zone: str = "Asia/Shanghai"
     calls_per_minute: int | None = None
     requests: tuple[Params, ...] = ((),)
@@ -218,6 +221,13 @@ class TableSpec:
     def known_at(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The frame with `known_at` (Datetime us UTC): when, by the table's rule, a row could be known."""
         return frame.with_columns(self.known.instant(self.zone).alias("known_at"))
+
+    def published_at(self, day: date) -> datetime:
+        """The instant, in UTC, from which the rows of a session can be asked for."""
+        if self.event is None:
+            raise BadInput(f"{self.name} must have an event column to have sessions", None, "read it whole")
+        row = pl.DataFrame({self.event: pl.Series([day]).cast(self.schema[self.event])})
+        return row.select(self.known.instant(self.zone)).item()
 
     def seen_at(self, frame: pl.DataFrame, instant: datetime) -> pl.DataFrame:
         """What a reader at an aware instant could see by rule: rows known by then, later columns null."""

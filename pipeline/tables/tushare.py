@@ -55,7 +55,9 @@ def _today_only(*names: str, default: bool = True, documented: bool = True) -> t
 
 
 TRADE_CAL = TableSpec(
-    vendor="tushare", name="trade_cal", key=("exchange", "cal_date"), event=None,
+    vendor="tushare", name="trade_cal",
+    summary="Natural days of the exchange and whether it opens.",
+    key=("exchange", "cal_date"), event=None,
     layout="snapshot", fetch_by="snapshot", row_cap=2000, requests=((("exchange", "SSE"),),),
     # A year's holidays are announced in the November or December before it.
     known=Published(time(23, 59), ("cal_date",), days=-1, truncate="1y"),
@@ -68,7 +70,9 @@ TRADE_CAL = TableSpec(
 )
 
 STOCK_BASIC = TableSpec(
-    vendor="tushare", name="stock_basic", key=("ts_code",), event=None,
+    vendor="tushare", name="stock_basic",
+    summary="Listed, delisted and suspended securities as of the download.",
+    key=("ts_code",), event=None,
     layout="snapshot", fetch_by="snapshot", row_cap=6000, calls_per_minute=50,
     # The default answer holds survivors only.
     requests=((("list_status", "L"),), (("list_status", "D"),), (("list_status", "P"),)),
@@ -91,7 +95,9 @@ STOCK_BASIC = TableSpec(
 )
 
 NAMECHANGE = TableSpec(
-    vendor="tushare", name="namechange", key=("ts_code", "start_date", "name"), event=None,
+    vendor="tushare", name="namechange",
+    summary="Names of securities with the days they were valid; audits ST.",
+    key=("ts_code", "start_date", "name"), event=None,
     layout="snapshot", fetch_by="snapshot", row_cap=10_000,
     known=Published(IRREGULAR, ("ann_date", "start_date")),
     # One change is listed again under a later announcement; the first announcement is when it became known.
@@ -106,14 +112,18 @@ NAMECHANGE = TableSpec(
 )
 
 STOCK_ST = TableSpec(
-    vendor="tushare", name="stock_st", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="stock_st",
+    summary="Securities under special treatment, by day.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=1000,
     known=Published(ST_LIST_OUT, ("trade_date",)),
     columns=(*_keys("ts_code"), *_optional("name"), _day(), *_optional("type", "type_name")),
 )
 
 BSE_MAPPING = TableSpec(
-    vendor="tushare", name="bse_mapping", key=("o_code",), event=None,
+    vendor="tushare", name="bse_mapping",
+    summary="Old and new codes of Beijing securities.",
+    key=("o_code",), event=None,
     layout="snapshot", fetch_by="snapshot", row_cap=1000,
     # Which codes are one security is identity, not news: the mapping joins rows from the first day on.
     known=Published(MIDNIGHT, ("list_date",)),
@@ -121,7 +131,9 @@ BSE_MAPPING = TableSpec(
 )
 
 DAILY = TableSpec(
-    vendor="tushare", name="daily", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="daily",
+    summary="Unadjusted daily bars.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=6000, calls_per_minute=500,
     known=Published(BARS_OUT, ("trade_date",)),
     columns=(
@@ -138,14 +150,18 @@ DAILY = TableSpec(
 )
 
 ADJ_FACTOR = TableSpec(
-    vendor="tushare", name="adj_factor", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="adj_factor",
+    summary="Cumulative adjustment factors.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=6000,
     known=Published(FACTORS_OUT, ("trade_date",)),
     columns=(*_keys("ts_code"), _day(), *_reals("cumulative, ratios only", "adj_factor")),
 )
 
 DAILY_BASIC = TableSpec(
-    vendor="tushare", name="daily_basic", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="daily_basic",
+    summary="Turnover, valuation ratios, share counts and market values by day.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=6000,
     known=Published(RATIOS_OUT, ("trade_date",)),
     columns=(
@@ -162,7 +178,9 @@ DAILY_BASIC = TableSpec(
 )
 
 STK_LIMIT = TableSpec(
-    vendor="tushare", name="stk_limit", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="stk_limit",
+    summary="Daily price limits.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=5800,
     known=Published(LIMITS_OUT, ("trade_date",)),
     columns=(
@@ -173,7 +191,9 @@ STK_LIMIT = TableSpec(
 )
 
 SUSPEND_D = TableSpec(
-    vendor="tushare", name="suspend_d", event="trade_date",
+    vendor="tushare", name="suspend_d",
+    summary="Suspensions and resumptions, with their hours.",
+    event="trade_date",
     # A null timing is the whole day, and a value of the key like any other.
     key=("trade_date", "ts_code", "suspend_type", "suspend_timing"),
     layout="session", fetch_by="session", row_cap=5000, calls_per_minute=200,
@@ -183,7 +203,9 @@ SUSPEND_D = TableSpec(
 )
 
 INDEX_DAILY = TableSpec(
-    vendor="tushare", name="index_daily", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="index_daily",
+    summary="Daily bars of indices.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="index", row_cap=8000,
     known=Published(BARS_OUT, ("trade_date",)),
     columns=(
@@ -197,7 +219,9 @@ INDEX_DAILY = TableSpec(
 )
 
 INDEX_MEMBER_ALL = TableSpec(
-    vendor="tushare", name="index_member_all", key=("ts_code", "l3_code", "in_date"), event=None,
+    vendor="tushare", name="index_member_all",
+    summary="Shenwan 2021 industry memberships with their dates.",
+    key=("ts_code", "l3_code", "in_date"), event=None,
     layout="snapshot", fetch_by="snapshot", row_cap=2000,
     requests=((("is_new", "Y"),), (("is_new", "N"),)),
     # Memberships before the classification was published were mapped back.
@@ -214,7 +238,9 @@ INDEX_MEMBER_ALL = TableSpec(
 )
 
 MONEYFLOW = TableSpec(
-    vendor="tushare", name="moneyflow", key=("trade_date", "ts_code"), event="trade_date",
+    vendor="tushare", name="moneyflow",
+    summary="Bought and sold volumes and amounts by order size; no Beijing.",
+    key=("trade_date", "ts_code"), event="trade_date",
     layout="session", fetch_by="session", row_cap=6000,
     known=Published(FLOWS_OUT, ("trade_date",)),
     columns=(
@@ -233,7 +259,9 @@ MONEYFLOW = TableSpec(
 )
 
 STK_MINS = TableSpec(
-    vendor="tushare", name="stk_mins", key=("ts_code", "trade_time"), event="trade_time",
+    vendor="tushare", name="stk_mins",
+    summary="Unadjusted five-minute bars.",
+    key=("ts_code", "trade_time"), event="trade_time",
     layout="session", fetch_by="instrument", row_cap=8000, requests=((("freq", "5min"),),),
     known=Published(MINUTES_OUT, ("trade_time",)),
     columns=(
