@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from pydantic import BaseModel
 
+from pipeline.errors import BadInput, KeyViolation
 from pipeline.frames import canonical
 
 
@@ -42,7 +45,8 @@ def _plain(value: object) -> object:
 
 def canonical_json(value: Any) -> str:
     """Sorted keys, no spaces, no NaN: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain, allow_nan=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain,
+                      allow_nan=False)
 
 
 def hash_json(value: Any) -> str:
@@ -50,47 +54,108 @@ def hash_json(value: Any) -> str:
     return hash_bytes(canonical_json(value).encode())
 
 
-def _column_chunks(series: pl.Series) -> Iterable[bytes | np.ndarray]:
-    """The bytes that identify a column: null mask, then values with nulls zeroed."""
+# A run of bytes and where each slice of rows begins and ends in it, in bytes.
+Run = tuple[memoryview, list[int]]
+
+# Threads help where hashlib releases the lock for long enough; below this a pool costs more than it gives.
+_POOL_BYTES = 4 << 20
+
+
+def _run(values: np.ndarray, cuts: np.ndarray) -> Run:
+    plain = np.ascontiguousarray(values)
+    return plain.view(np.uint8).data, (np.asarray(cuts, dtype=np.int64) * plain.itemsize).tolist()
+
+
+def _null_runs(series: pl.Series, cuts: np.ndarray) -> Iterator[Run]:
+    """Per slice the number of nulls, then their places inside the slice: nothing depends on other slices."""
+    where = np.flatnonzero(series.is_null().to_numpy()) if series.null_count() else np.empty(0, np.int64)
+    bounds = np.searchsorted(where, cuts)
+    counts = np.diff(bounds)
+    yield _run(counts.astype(np.int64), np.arange(len(cuts)))
+    yield _run((where - np.repeat(cuts[:-1], counts)).astype(np.int64), bounds)
+
+
+def _column_runs(series: pl.Series, cuts: np.ndarray) -> Iterator[Run]:
+    """The bytes that identify a column, cut at the row numbers `cuts`; prefix-free, nulls as zeros."""
     dtype = series.dtype
-    if isinstance(dtype, pl.Array):
-        yield np.packbits(series.is_null().to_numpy())
-        yield from _column_chunks(series.explode(empty_as_null=True) if len(series) else pl.Series([], dtype=dtype.inner))
+    if dtype == pl.Null:
         return
-    if dtype in (pl.Categorical, pl.Enum):
-        series, dtype = series.cast(pl.String), pl.String()
-    if series.null_count():
-        yield np.packbits(series.is_null().to_numpy())
-    if dtype == pl.String:
-        filled = series.fill_null("")
-        yield filled.str.len_bytes().to_numpy().astype(np.int64)
-        yield "".join(filled.to_list()).encode()
+    yield from _null_runs(series, cuts)
+    if isinstance(dtype, pl.Array):
+        if series.null_count():
+            blank = pl.Series([[None] * dtype.size], dtype=dtype)
+            blank = blank.new_from_index(0, len(series))
+            series = series.zip_with(series.is_not_null(), blank)
+        inner = series.explode() if len(series) else pl.Series([], dtype=dtype.inner)
+        yield from _column_runs(canonical(inner.to_frame(), ()).to_series(), cuts * dtype.size)
+    elif dtype == pl.String:
+        text = series.fill_null("").rechunk().to_arrow().cast(pa.large_string())
+        offsets = np.frombuffer(text.buffers()[1], dtype=np.int64)[text.offset :][: len(text) + 1]
+        offsets = offsets if len(text) else np.zeros(1, dtype=np.int64)
+        data = np.frombuffer(text.buffers()[2] or b"", dtype=np.uint8)
+        yield _run(np.diff(offsets), cuts)
+        yield _run(data, offsets[cuts])
     elif dtype == pl.Boolean:
-        yield np.packbits(series.fill_null(False).to_numpy())
-    elif dtype == pl.Null:
-        yield b"null"
+        yield _run(series.fill_null(False).to_numpy(), cuts)
+    elif dtype.is_numeric() or dtype.is_temporal():
+        yield _run(series.to_physical().fill_null(0).to_numpy(), cuts)
     else:
-        physical = series.to_physical()
-        yield np.ascontiguousarray(physical.fill_null(0).to_numpy())
+        raise BadInput("hashed columns are numbers, text, times, booleans or fixed-size arrays of them",
+                       f"{series.name}: {dtype}", "store one value per row")
+
+
+def _column_digests(series: pl.Series, cuts: np.ndarray) -> list[bytes]:
+    if isinstance(series.dtype, (pl.Categorical, pl.Enum)):
+        series = series.cast(pl.String)
+    named = f"{len(series.name)}:{series.name}:{series.dtype};".encode()
+    runs = list(_column_runs(series, cuts))
+    digests = []
+    for i in range(len(cuts) - 1):
+        digest = hashlib.sha256(named)
+        for data, at in runs:
+            digest.update(data[at[i] : at[i + 1]])
+        digests.append(digest.digest())
+    return digests
+
+
+def _slice_hashes(ordered: pl.DataFrame, cuts: np.ndarray) -> list[str]:
+    """Hash of each slice of rows, as if it were a frame of its own."""
+    columns = [series.rechunk() for series in ordered.iter_columns()]
+    pooled = ordered.estimated_size() > _POOL_BYTES
+    with ThreadPoolExecutor(4 if pooled else 1) as pool:
+        digests = list((pool.map if pooled else map)(lambda series: _column_digests(series, cuts), columns))
+    heights = np.diff(cuts).tolist()
+    return [
+        hashlib.sha256(b"".join([f"{heights[i]};".encode(), *(column[i] for column in digests)])).hexdigest()
+        for i in range(len(heights))
+    ]
 
 
 def hash_frame(frame: pl.DataFrame, key: Sequence[str] = ()) -> str:
-    """sha256 of a frame's names, types and values in canonical form; independent of chunking."""
-    digest = hashlib.sha256()
-    for series in canonical(frame, key).rechunk().iter_columns():
-        digest.update(f"{series.name}:{series.dtype}:{len(series)};".encode())
-        for chunk in _column_chunks(series):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """sha256 of a frame's names, types and values in canonical form.
+
+    Independent of chunking and, with a `key`, of row order; -0.0 counts as 0.0, every NaN as the same one,
+    and null, 0, NaN and the empty string stay apart. Categoricals count as their text.
+    """
+    return _slice_hashes(canonical(frame, key), np.array([0, frame.height], dtype=np.int64))[0]
 
 
 def session_hashes(frame: pl.DataFrame, key: Sequence[str], by: str = "session") -> dict[str, str]:
-    """ISO day -> hash of that day's rows."""
-    ordered = canonical(frame, key)
-    return {
-        part[by][0].isoformat(): hash_frame(part)
-        for part in ordered.partition_by(by, maintain_order=True)
-    }
+    """ISO day -> hash of that day's rows, equal to `hash_frame` of them alone.
+
+    `by` is a Date column, or text that is used as it is. Rows without a session are refused: they would
+    belong to no hash.
+    """
+    if frame[by].null_count():
+        raise KeyViolation(f"every row needs a {by}", f"{frame[by].null_count()} nulls",
+                           "drop or quarantine the rows")
+    if frame.is_empty():
+        return {}
+    ordered = canonical(frame, [by, *(k for k in key if k != by)])
+    days = ordered[by]
+    starts = np.flatnonzero((days != days.shift()).fill_null(True).to_numpy())
+    cuts = np.append(starts, ordered.height).astype(np.int64)
+    return dict(zip(days.gather(starts).cast(pl.String), _slice_hashes(ordered, cuts), strict=True))
 
 
 def hash_sources(modules: Sequence[str]) -> str:
@@ -103,5 +168,6 @@ def hash_sources(modules: Sequence[str]) -> str:
         origin = Path(spec.origin)
         files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
         for file in files:
-            digest.update(f"{name}/{file.name}:".encode() + file.read_bytes())
+            text = file.read_bytes()
+            digest.update(f"{name}/{file.relative_to(origin.parent).as_posix()}:{len(text)}:".encode() + text)
     return digest.hexdigest()
