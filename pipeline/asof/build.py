@@ -1,0 +1,102 @@
+"""What one build works on: every vendor version placed in time, and who is listed in which state.
+
+Not here: values (measures.py) and the tables that come out (panel.py, patches.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+
+from pipeline.asof.identity import Identity
+from pipeline.asof.knowledge import (
+    MEASURED,
+    Versions,
+    Window,
+    decision_times,
+    microseconds,
+    revised_sessions,
+    session_ordinals,
+)
+from pipeline.asof.spec import MarketSpec
+from pipeline.asof.universe import Listing, Status, listed, status
+from pipeline.calendars import Calendar
+from pipeline.errors import BadInput, MissingTable
+
+REQUIRED = ("stock_basic", "daily", "adj_factor")
+EVENTS = {**dict.fromkeys((*MEASURED, "stk_limit", "stock_st"), "trade_date"), "stk_mins": "trade_time"}
+"""Session tables and the column that says when their fact happened."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one build works on: the cells, every table's versions, and who is listed in which state."""
+
+    window: Window
+    versions: Mapping[str, Versions]
+    listing: Listing
+    status: Status
+    sessions: np.ndarray
+
+    @property
+    def ordinal(self) -> np.ndarray:
+        """int32 session ordinal of each listing row."""
+        return self.window.ordinals[self.listing.cells // self.window.n_instruments]
+
+    @property
+    def instrument(self) -> np.ndarray:
+        """int32 instrument index of each listing row."""
+        return (self.listing.cells % self.window.n_instruments).astype(np.int32)
+
+    def cell_rows(self, rows: np.ndarray) -> np.ndarray:
+        """int64 position among `rows` (listing rows) of each window cell; -1 for every other cell."""
+        found = np.full(self.window.n_cells, -1, dtype=np.int64)
+        found[self.listing.cells[rows]] = np.arange(len(rows))
+        return found
+
+
+def prepare(
+    raw: Mapping[str, pl.DataFrame], calendar: Calendar, sessions: Sequence[date], market: MarketSpec
+) -> Build:
+    """Place every version in time, then find who is listed on the sessions touched."""
+    for table in REQUIRED:
+        if table not in raw:
+            raise MissingTable(
+                f"a panel needs the table {table}", f"have {sorted(raw)}", f"fetch or import {table}"
+            )
+    if not len(sessions) or any(b <= a for a, b in pairwise(sessions)):
+        raise BadInput(
+            "sessions must be ascending and at least one", list(sessions)[:5], "pass open sessions once"
+        )
+    ordinals = np.array([calendar.ordinal(day) for day in sessions], dtype=np.int32)
+    decisions = microseconds(decision_times(calendar.sessions, market))
+    identity = Identity.from_tables(raw["stock_basic"], raw.get("bse_mapping"))
+    earlier = revised_sessions(raw, calendar, sessions, market)
+    touched = np.union1d(ordinals, session_ordinals(pl.Series(earlier, dtype=pl.Date), calendar)).astype(
+        np.int32
+    )
+    window = Window(calendar, decisions, identity, touched)
+    versions = {
+        table: Versions.of(raw[table], event, window) for table, event in EVENTS.items() if table in raw
+    }
+    if "suspend_d" in versions:
+        versions["suspend_d"] = _whole_days(versions["suspend_d"])
+    listing = listed(raw["stock_basic"], window)
+    return Build(window, versions, listing, status(raw, listing, versions, window), ordinals)
+
+
+def _whole_days(suspensions: Versions) -> Versions:
+    """Rows that suspend a whole session: type S without a time range."""
+    timing = (
+        pl.col("suspend_timing").is_null()
+        | (pl.col("suspend_timing").cast(pl.String).str.strip_chars() == "")
+        if "suspend_timing" in suspensions.rows.columns
+        else pl.lit(True)
+    )
+    whole = suspensions.rows.select(((pl.col("suspend_type") == "S") & timing).fill_null(False)).to_series()
+    return suspensions.take(whole.to_numpy())
