@@ -28,12 +28,10 @@ class Dump:
 
     spec: TableSpec
     files: tuple[Path, ...]
-    root: Path
 
     def partitions(self, file: Path) -> dict[str, str]:
-        """The `key=value` folders between the table's root and a file."""
-        folders = file.relative_to(self.root).parts[:-1]
-        return dict(folder.split("=", 1) for folder in folders if "=" in folder)
+        """The `key=value` folders of a file's path; all of it, because polars reads all of it too."""
+        return dict(folder.split("=", 1) for folder in file.parent.parts if "=" in folder)
 
     @cached_property
     def scan(self) -> pl.LazyFrame:
@@ -126,10 +124,10 @@ def find(folder: Path, spec: TableSpec) -> Dump | None:
     nested = [path for name in (spec.name, f"table={spec.name}") if (path := folder / name).is_dir()]
     places = [*single, *nested]
     if len(places) > 1:
-        raise BadInput(f"{spec.name} must lie in one place", [path.name for path in places], "keep one of them")
+        raise BadInput(f"{spec.name} must lie in one place", [path.name for path in places], "keep one")
     if single:
-        return Dump(spec, (single[0],), folder)
+        return Dump(spec, (single[0],))
     files = sorted(path for place in nested for path in place.rglob("*") if path.name.endswith(FORMATS))
     if len({path.suffix for path in files}) > 1:
         raise BadInput(f"{spec.name} must have files of one format", "parquet and csv", "convert them")
-    return Dump(spec, tuple(files), nested[0]) if files else None
+    return Dump(spec, tuple(files)) if files else None

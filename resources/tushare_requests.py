@@ -98,7 +98,7 @@ def completeness(
     if short:
         notes.append(f"{spec.name}: {what} on the open {shown(short)}")
     if cut:
-        notes.append(f"{spec.name}: cut at {spec.row_cap} rows without a further page on {shown(sorted(cut))}")
+        notes.append(f"{spec.name}: cut at {spec.row_cap} rows, no further page, in {shown(sorted(cut))}")
     return tuple(day for day in sessions if day not in cut and day not in short), tuple(notes)
 
 
