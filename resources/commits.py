@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import BadInput, LakeConflict, Tampered
@@ -48,7 +49,7 @@ class CommitLog:
         self._seen = seen
         return seen
 
-    def entries(self, after: int, until: int) -> Iterator[tuple[int, dict]]:
+    def entries(self, after: int, until: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Entries with `after < number <= until`, in order."""
         for number in range(after + 1, until + 1):
             try:
@@ -107,7 +108,7 @@ class CommitLog:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def load_checkpoint(self, until: int) -> tuple[int, dict] | None:
+    def load_checkpoint(self, until: int) -> tuple[int, Any] | None:
         """The newest whole checkpoint at or before commit `until`."""
         for number in sorted((n for n in _numbers(self._checkpoints) if n <= until), reverse=True):
             try:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -106,7 +107,7 @@ class Lake:
             Columns or types unlike the spec; null or doubled keys; a naive instant.
         """
         rows = checked(spec, rows, ingested_at)
-        planned: tuple[int, AppendReport, dict] | None = None
+        planned: tuple[int, AppendReport, dict[str, Any]] | None = None
         for _ in range(ATTEMPTS):
             manifest = self.manifest()
             table = manifest.tables.get(spec.name)
@@ -237,7 +238,7 @@ class Lake:
     def _plan(
         self, spec: TableSpec, table: TableManifest | None, rows: pl.DataFrame, request: str,
         ingested_at: datetime, complete: Sequence[date], codes: Sequence[str],
-    ) -> tuple[AppendReport, dict]:
+    ) -> tuple[AppendReport, dict[str, Any]]:
         """What an append adds on top of one state of its table; files are written, nothing is committed."""
         days = complete_days(spec, rows, complete)
         asked = asked_codes(spec, rows, codes)
@@ -246,8 +247,8 @@ class Lake:
         change = revise(spec, rows, stored, watched, request=request, ingested_at=ingested_at)
         adds, removes = self._write(spec, table, change.versions)
         gone = vanished(spec, rows, stored, days, asked)
-        report = AppendReport(None, change.new, change.revised, change.unchanged, change.late, change.observed,
-                              gone)
+        report = AppendReport(None, change.new, change.revised, change.unchanged, change.late,
+                              change.observed, gone)
         return report, {
             "format": FORMAT, "table": spec.name,
             "adds": [asdict(added) for added in adds], "removes": removes,
@@ -299,7 +300,7 @@ class Lake:
                               known.max().alias("until")).row(0)
         return LakeFile(file, ordered.height, month, *ends)
 
-    def _frames(self, files: Sequence[LakeFile], schema: Mapping) -> pl.LazyFrame:
+    def _frames(self, files: Sequence[LakeFile], schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:
         """Files as one frame; a column that an old file lacks is null there."""
         paths = [self.root / kept.file for kept in files]
         return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore",

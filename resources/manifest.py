@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from typing import Any
 
 from pipeline.errors import BadInput, MissingTable
 from pipeline.fingerprints import hash_json
@@ -128,7 +129,7 @@ class Manifest:
         """Content hash over some tables, all of them when none is named."""
         return hash_json({name: dict(self.table(name).sessions) for name in (tables or self.tables)})
 
-    def after(self, entries: Iterable[tuple[int, dict]]) -> Manifest:
+    def after(self, entries: Iterable[tuple[int, dict[str, Any]]]) -> Manifest:
         """The manifest once more entries are folded in."""
         number, tables = self.number, dict(self.tables)
         open_tables: dict[str, _Fold] = {}
@@ -147,7 +148,7 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: Mapping) -> Manifest:
+    def from_state(cls, state: Mapping[str, Any]) -> Manifest:
         """From a checkpoint."""
         tables = {}
         for name, held in state["tables"].items():
@@ -170,7 +171,7 @@ class _Fold:
         self.codes = {scope: held.codes for scope, held in base.coverage.items()} if base else {}
         self.complete = {scope: dict(held.complete) for scope, held in base.coverage.items()} if base else {}
 
-    def add(self, number: int, entry: Mapping) -> None:
+    def add(self, number: int, entry: Mapping[str, Any]) -> None:
         self.head, self.number = entry["head"], number
         for file in entry["removes"]:
             del self.files[file]

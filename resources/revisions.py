@@ -60,7 +60,7 @@ def watched_since(spec: TableSpec, rows: pl.DataFrame, table: TableManifest | No
         for scope in (table.coverage.values() if table else ()) for day in days if day in scope.complete
         for name in scope.codes or ("",)
     ]
-    schema = {DAY: pl.String, "code": pl.String, "watched": UTC_MICROSECONDS}
+    schema: dict[str, pl.DataType] = {DAY: pl.String(), "code": pl.String(), "watched": UTC_MICROSECONDS}
     fetched = pl.DataFrame(found, schema=schema, orient="row")
     by_key = rows.select(day_of(spec), (pl.col(code) if code else pl.repeat("", pl.len())).alias("code"))
     latest = fetched.group_by(DAY, "code").agg(pl.col("watched").max())
@@ -104,9 +104,9 @@ def revise(
     """Compare a fetch with the newest stored version of each key.
 
     A row that was never stored is known by the table's rule, unless its session had been fetched completely
-    after the rule's instant: then it came late, and was known when it was seen. A changed row is a new version,
-    known when it was seen. A version is never known at or before the one it replaces, so (key, `known_at`) is
-    unique.
+    after the rule's instant: then it came late, and was known when it was seen. A changed row is a new
+    version, known when it was seen. A version is never known at or before the one it replaces, so (key,
+    `known_at`) is unique.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def asked_codes(spec: TableSpec, rows: pl.DataFrame, codes: Sequence[str]) -> li
 def coverage(
     spec: TableSpec, table: TableManifest | None, rows: pl.DataFrame, days: Sequence[str],
     codes: Sequence[str], ingested_at: datetime,
-) -> dict | None:
+) -> dict[str, object] | None:
     """The completeness worth recording: days not covered yet, or only before their rows were due.
 
     A snapshot has no due time, so each later fetch counts: a row may appear whose rule instant lies between
