@@ -56,8 +56,21 @@ MemberSpec = Annotated[LinearSpec | BoostedSpec | SequenceNetSpec, Field(discrim
 
 
 class TrainingSpec(Spec):
-    """What makes training replayable: seeds and thread counts belong to the study."""
+    """What makes training replayable: seeds and thread counts belong to the study.
+
+    Parameters
+    ----------
+    seed : int
+    threads : int
+        Of the linear solve and of LightGBM.
+    net_threads : int
+        Of torch. At 200 names a session two threads gain nothing (4.9 s a split against 4.8) and, spinning on
+        cores that others use, cost up to 78 s; train splits side by side instead. Raise it for whole markets.
+    serving_batch : int
+        Rows per call of an exported graph.
+    """
 
     seed: int = 7
     threads: int = Field(default=2, ge=1)
+    net_threads: int = Field(default=1, ge=1)
     serving_batch: int = Field(default=64, ge=1)

@@ -38,13 +38,12 @@ GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a net learns, and what makes it replayable."""
+    """How long and how fast a net learns, and the seed of its orders and its dropout."""
 
     epochs: int
     learning_rate: float
     weight_decay: float
     seed: int
-    threads: int
 
 
 @contextmanager
@@ -185,6 +184,7 @@ class SessionTraining(lightning.LightningModule):
             self.network.parameters(),
             lr=self.schedule.learning_rate,
             weight_decay=self.schedule.weight_decay,
+            fused=True,
         )
 
     def _epoch_seed(self) -> int:

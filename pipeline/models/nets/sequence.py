@@ -98,8 +98,8 @@ def fit(
     heads = [examples.heads[i] for i in examples.learned]
     location, spread = _units(examples, heads)
     targets = (examples.targets[:, examples.learned] - location) / spread
-    schedule = Schedule(spec.epochs, spec.learning_rate, spec.weight_decay, training.seed, training.threads)
-    with replayable(training.seed, training.threads):
+    schedule = Schedule(spec.epochs, spec.learning_rate, spec.weight_decay, training.seed)
+    with replayable(training.seed, training.net_threads):
         network = _network(spec, examples, heads)
         served = Served(network, [head.kind == "probability" for head in heads], location, spread)
         folder = workdir / _identity(spec, training, examples)

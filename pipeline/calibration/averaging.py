@@ -1,0 +1,65 @@
+"""The ensemble: calibrated frames of several members become one table of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from pipeline.errors import BadInput
+from pipeline.frames import require_columns, require_unique
+from pipeline.labels.spec import HeadSpec
+
+KEY = ("session", "instrument")
+
+
+def average_members(frames: Sequence[pl.DataFrame], heads: Sequence[HeadSpec], alpha: str) -> pl.DataFrame:
+    """Mean over members: of within-session ranks for rank heads, of the values themselves for the others.
+
+    A member's rank head has a free scale, so only its order may enter; hence whole sessions must be given.
+
+    Parameters
+    ----------
+    frames : sequence of DataFrame
+        `session`, `instrument`, `<head>_pred` of `Calibrators.apply`, the same rows from every member.
+    heads : sequence of HeadSpec
+    alpha : str
+        The column that the policy ranks by; becomes `score`.
+
+    Returns
+    -------
+    DataFrame
+        `session`, `instrument`, `<head>_pred` Float64 (rank heads in (0, 1)), `score`, in key order.
+
+    Raises
+    ------
+    BadInput
+        No frames, members with different rows, or an `alpha` that is no served column.
+    """
+    columns = [f"{head.name}_pred" for head in heads]
+    if not frames or alpha not in columns:
+        raise BadInput("there are members, and alpha is served", (len(frames), alpha), f"one of {columns}")
+    kinds = dict(zip(columns, (head.kind for head in heads), strict=True))
+    served = [_comparable(frame, kinds) for frame in frames]
+    keys = served[0].select(KEY)
+    for place, frame in enumerate(served[1:], start=1):
+        if not frame.select(KEY).equals(keys):
+            observed = f"member {place} differs from member 0"
+            raise BadInput("members score the same rows", observed, "score it again")
+    means = [
+        (sum((frame[column] for frame in served[1:]), served[0][column]) / len(served)).alias(column)
+        for column in columns
+    ]
+    return keys.hstack(means).with_columns(pl.col(alpha).alias("score"))
+
+
+def _comparable(frame: pl.DataFrame, kinds: Mapping[str, str]) -> pl.DataFrame:
+    """Key order, rank heads as (average rank - 1/2) / n within the session."""
+    require_columns(frame, (*KEY, *kinds), "calibrated scores")
+    require_unique(frame, KEY, "calibrated scores")
+    ranked = [
+        (pl.col(column).rank("average").over("session") - 0.5) / pl.len().over("session")
+        for column, kind in kinds.items()
+        if kind == "rank"
+    ]
+    return frame.select(*KEY, *kinds).sort(KEY).with_columns(ranked)
