@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time
-from typing import Any
+from datetime import date, datetime, time, timedelta
+from typing import Any, TypeVar
 
 import httpx
+import numpy as np
 import polars as pl
 
 from pipeline.clock import SHANGHAI, Clock
@@ -33,9 +34,15 @@ REQUIRED: dict[str, tuple[tuple[str, ...], ...]] = {
     "stk_mins": (("ts_code",), ("freq",)),
 }
 DEFAULTS = {"stock_basic": {"list_status": "L"}, "index_member_all": {"is_new": "Y"}}
+WHOLE_DAY = {"trade_date", "limit", "offset"}
+CACHED_MONTHS = 16  # two months of every session table; about 250 MB of text at 5,400 names
+EPOCH = date(1970, 1, 1)
 # Column that start_date and end_date filter, where it is not the trade date.
 RANGE_COLUMN = {"trade_cal": "cal_date", "namechange": "ann_date"}
 OLDEST_FIRST = ("trade_cal",)
+
+
+Rows = TypeVar("Rows", pl.DataFrame, pl.Series)
 
 
 class _Refused(Exception):
@@ -55,7 +62,9 @@ def simulated_market(profile: str, overrides: Mapping[str, Any] | None = None) -
         For an unknown profile.
     """
     if profile not in PROFILES:
-        raise BadInput("the profile must be one of the simulation's", profile, f"choose from {sorted(PROFILES)}")
+        raise BadInput(
+            "the profile must be one of the simulation's", profile, f"choose from {sorted(PROFILES)}"
+        )
     values = PROFILES[profile].model_dump() | dict(overrides or {})
     return simulate(type(PROFILES[profile]).model_validate(values))
 
@@ -75,7 +84,9 @@ class SimulatedVendor(httpx.BaseTransport):
     def __init__(self, market: SimulatedMarket, clock: Clock, token: str = SIMULATED_TOKEN) -> None:
         self._market, self._clock, self._token = market, clock, token
         self._answers: dict[str, Callable[[str, dict[str, str], datetime], pl.DataFrame]] = {
-            name: self._rows for name in market.tables}
+            **dict.fromkeys(market.tables, self._rows)
+        }
+        self._months: dict[tuple[str, tuple[str, ...], date, datetime], tuple[np.ndarray, pl.Series]] = {}
         if market.profile.minutes:
             self._answers["stk_mins"] = self._minutes
 
@@ -92,16 +103,39 @@ class SimulatedVendor(httpx.BaseTransport):
         name = str(asked.get("api_name", ""))
         if name not in self._answers:
             raise _Refused(UNKNOWN_API)
-        params = DEFAULTS.get(name, {}) | {k: str(v) for k, v in (asked.get("params") or {}).items() if str(v) != ""}
+        params = DEFAULTS.get(name, {}) | {
+            k: str(v) for k, v in (asked.get("params") or {}).items() if str(v) != ""
+        }
         for group in REQUIRED.get(name, ()):
             if not any(key in params for key in group):
                 raise _Refused(MISSING_PARAMETER, "或".join(group))
-        rows = self._answers[name](name, params, self._clock.now())
-        page, more = self._page(name, rows, params)
-        fields = [c.name for c in TABLES[name].columns if _sent(c.name, c.default, str(asked.get("fields") or ""))]
-        data = (f'{{"fields":{json.dumps(fields)},"items":[{_items(page.select(fields))}],'
-                f'"has_more":{json.dumps(more)},"count":-1}}')
+        fields = [
+            c.name for c in TABLES[name].columns if _sent(c.name, c.default, str(asked.get("fields") or ""))
+        ]
+        now = self._clock.now()
+        if "trade_date" in params and params.keys() <= WHOLE_DAY and TABLES[name].layout == "session":
+            page, more = self._page(
+                name, self._day_lines(name, fields, _day(params, "trade_date"), now), params
+            )
+        else:
+            rows, more = self._page(name, self._answers[name](name, params, now).select(fields), params)
+            page = _lines(rows)
+        items = "[" + "],[".join(page.to_list()) + "]" if len(page) else ""
+        data = f'{{"fields":{json.dumps(fields)},"items":[{items}],"has_more":{json.dumps(more)},"count":-1}}'
         return _body(0, "", data)
+
+    def _day_lines(self, name: str, fields: list[str], day: date, now: datetime) -> pl.Series:
+        """One session's rows as JSON text. A month is encoded at once: 0.2 ms a request instead of 3 ms."""
+        key = (name, tuple(fields), day.replace(day=1), now)
+        if key not in self._months:
+            last = (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+            rows = self._market.table_at(name, now, day.replace(day=1), last)
+            while len(self._months) >= CACHED_MONTHS:
+                self._months.pop(next(iter(self._months)))
+            self._months[key] = rows["trade_date"].to_physical().to_numpy(), _lines(rows.select(fields))
+        days, lines = self._months[key]
+        start, stop = np.searchsorted(days, [(day - EPOCH).days, (day - EPOCH).days + 1])
+        return lines.slice(start, stop - start)
 
     def _rows(self, name: str, params: dict[str, str], now: datetime) -> pl.DataFrame:
         """The matching rows of any table but the minutes, newest first."""
@@ -131,17 +165,19 @@ class SimulatedVendor(httpx.BaseTransport):
             bars = bars.filter(pl.col("trade_time").is_between(start, end))
         return bars.reverse()
 
-    def _page(self, name: str, rows: pl.DataFrame, params: dict[str, str]) -> tuple[pl.DataFrame, bool]:
+    def _page(self, name: str, rows: Rows, params: dict[str, str]) -> tuple[Rows, bool]:
         """The asked page, never above the interface's cap, and whether rows follow it."""
         cap = TABLES[name].row_cap
         limit, offset = min(_whole(params, "limit", cap), cap), _whole(params, "offset", 0)
         if offset > 0 and self._market.profile.faults.duplicate_rows:
             offset -= 1
-        return rows.slice(offset, limit), offset + limit < rows.height
+        return rows.slice(offset, limit), offset + limit < len(rows)
 
 
 def _answered(body: str) -> httpx.Response:
-    return httpx.Response(200, headers={"content-type": "application/json; charset=utf-8"}, content=body.encode())
+    return httpx.Response(
+        200, headers={"content-type": "application/json; charset=utf-8"}, content=body.encode()
+    )
 
 
 def _body(code: int, message: str, data: str) -> str:
@@ -153,19 +189,21 @@ def _sent(column: str, default: bool, fields: str) -> bool:
     return column in fields.split(",") if fields else default
 
 
-def _items(rows: pl.DataFrame) -> str:
-    """The rows as JSON arrays, made column by column; 0.6 M rows of eight columns a second."""
-    if rows.is_empty():
-        return ""
-    line = pl.concat_str([_literal(name, dtype) for name, dtype in rows.schema.items()], separator=",")
-    return "[" + "],[".join(rows.select(line).to_series().to_list()) + "]"
+def _lines(rows: pl.DataFrame) -> pl.Series:
+    """Each row as the inside of a JSON array, made column by column."""
+    literals = [_literal(name, dtype) for name, dtype in rows.schema.items()]
+    return rows.select(pl.concat_str(literals, separator=",").alias("line")).to_series()
 
 
 def _literal(name: str, dtype: pl.DataType) -> pl.Expr:
     """A column as JSON literals; days as YYYYMMDD, stamps as YYYY-MM-DD HH:MM:SS. Simulated text needs no escapes."""
     column = pl.col(name)
     if dtype == pl.Date:
-        number = column.dt.year().cast(pl.Int32) * 10_000 + column.dt.month().cast(pl.Int32) * 100 + column.dt.day()
+        number = (
+            column.dt.year().cast(pl.Int32) * 10_000
+            + column.dt.month().cast(pl.Int32) * 100
+            + column.dt.day()
+        )
         text = pl.concat_str(pl.lit('"'), number.cast(pl.String), pl.lit('"'))
     elif dtype == pl.Datetime:
         text = column.dt.strftime('"%Y-%m-%d %H:%M:%S"')
@@ -187,7 +225,7 @@ def _matching(rows: pl.DataFrame, params: dict[str, str]) -> pl.DataFrame:
 def _within(rows: pl.DataFrame, column: str | None, params: dict[str, str]) -> pl.DataFrame:
     if column is None:
         return rows
-    start, end = _day(params, "start_date"), _day(params, "end_date")
+    start, end = _day_range(params)
     if start is not None:
         rows = rows.filter(pl.col(column) >= start)
     return rows.filter(pl.col(column) <= end) if end is not None else rows
@@ -195,13 +233,12 @@ def _within(rows: pl.DataFrame, column: str | None, params: dict[str, str]) -> p
 
 def _day_range(params: dict[str, str]) -> tuple[date | None, date | None]:
     """First and last day asked for; a trade_date outweighs a range."""
-    day = _day(params, "trade_date")
-    return (day, day) if day is not None else (_day(params, "start_date"), _day(params, "end_date"))
+    if "trade_date" in params:
+        return _day(params, "trade_date"), _day(params, "trade_date")
+    return tuple(_day(params, key) if key in params else None for key in ("start_date", "end_date"))  # type: ignore
 
 
-def _day(params: dict[str, str], key: str) -> date | None:
-    if key not in params:
-        return None
+def _day(params: dict[str, str], key: str) -> date:
     try:
         return datetime.strptime(params[key], "%Y%m%d").date()
     except ValueError:

@@ -12,13 +12,13 @@ _S16, _S32, _S48, _LOW = np.uint64(16), np.uint64(32), np.uint64(48), np.uint64(
 
 
 @numba.njit(cache=True, inline="always")
-def advance(state: int) -> int:
+def advance(state: np.uint64) -> np.uint64:
     """The next state of a splitmix64 stream (Steele, Lea & Flood 2014)."""
     return np.uint64(state) + _GOLDEN
 
 
 @numba.njit(cache=True, inline="always")
-def bits(state: int) -> int:
+def bits(state: np.uint64) -> np.uint64:
     """64 mixed bits of a state."""
     z = np.uint64(state)
     z = (z ^ (z >> _S30)) * _M1
@@ -27,7 +27,7 @@ def bits(state: int) -> int:
 
 
 @numba.njit(cache=True, inline="always")
-def stream(seed: int, name: int, session: int, instrument: int) -> int:
+def stream(seed: int, name: int, session: int, instrument: int) -> np.uint64:
     """The first state of the stream of one instrument's session."""
     state = bits(np.uint64(seed) + _GOLDEN * np.uint64(name + 1))
     state = bits(state + _GOLDEN * np.uint64(session + 1))
@@ -35,13 +35,13 @@ def stream(seed: int, name: int, session: int, instrument: int) -> int:
 
 
 @numba.njit(cache=True, inline="always")
-def uniform(state: int) -> float:
+def uniform(state: np.uint64) -> float:
     """A uniform number in (0, 1)."""
     return (float(bits(state) >> _S11) + 0.5) * 2.0**-53
 
 
 @numba.njit(cache=True, inline="always")
-def rough_normal(state: int) -> float:
+def rough_normal(state: np.uint64) -> float:
     """Unit variance from four 16-bit uniforms; ten times cheaper than Box-Muller, for bridges that need no tails."""
     z = bits(state)
     total = float(z & _LOW) + float((z >> _S16) & _LOW) + float((z >> _S32) & _LOW) + float(z >> _S48)
@@ -49,7 +49,7 @@ def rough_normal(state: int) -> float:
 
 
 @numba.njit(cache=True)
-def heavy_tailed(state: int) -> float:
+def heavy_tailed(state: np.uint64) -> float:
     """Student's t with 4 degrees of freedom, scaled to unit variance."""
     a = uniform(state)
     b = uniform(advance(state))

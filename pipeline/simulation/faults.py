@@ -43,6 +43,8 @@ def with_faults(world: World, table: str, rows: pl.DataFrame, t: np.ndarray, i: 
     stream = list(MISTAKES).index(table)
     seed = world.profile.seed
     inside = (t >= world.profile.sessions - (faults.stretch or world.profile.sessions)) & (t > 0)
+    if not inside.any():
+        return rows
     late = inside & (draws.uniforms(seed, LATE + stream, t, i) < faults.late_rate)
     wrong = inside & ~late & (draws.uniforms(seed, REVISED + stream, t, i) < faults.revision_rate)
     absent = np.isin(t, _missing(world)) if table == "moneyflow" else np.zeros(len(t), dtype=bool)
@@ -54,13 +56,21 @@ def with_faults(world: World, table: str, rows: pl.DataFrame, t: np.ndarray, i: 
 def fault_counts(world: World, tables: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """table, session, late, revised: what `with_faults` did, for a reader who wants to find them."""
     parts = [
-        versions.group_by("trade_date").agg(
-            (pl.col("published_at").dt.convert_time_zone("Asia/Shanghai").dt.date() > pl.col("trade_date")).sum()
+        versions.group_by("trade_date")
+        .agg(
+            (pl.col("published_at").dt.convert_time_zone("Asia/Shanghai").dt.date() > pl.col("trade_date"))
+            .sum()
             .alias("after_the_day"),
             (pl.len() - pl.col("ts_code").n_unique()).alias("revised"),
-        ).select(pl.lit(name).alias("table"), pl.col("trade_date").alias("session"),
-                 (pl.col("after_the_day") - pl.col("revised")).alias("late"), "revised")
-        for name, versions in tables.items() if name in MISTAKES
+        )
+        .select(
+            pl.lit(name).alias("table"),
+            pl.col("trade_date").alias("session"),
+            (pl.col("after_the_day") - pl.col("revised")).alias("late"),
+            "revised",
+        )
+        for name, versions in tables.items()
+        if name in MISTAKES
     ]
     return pl.concat(parts).filter((pl.col("late") > 0) | (pl.col("revised") > 0)).sort("session", "table")
 
@@ -76,16 +86,23 @@ def _missing(world: World) -> np.ndarray:
 def _postponed(rows: pl.DataFrame, chosen: np.ndarray, until: pl.Series) -> pl.DataFrame:
     if not chosen.any():
         return rows
-    return rows.with_columns(pl.when(pl.Series(chosen)).then(until).otherwise(pl.col("published_at")).alias("published_at"))
+    return rows.with_columns(
+        pl.when(pl.Series(chosen)).then(until).otherwise(pl.col("published_at")).alias("published_at")
+    )
 
 
 def _corrected(rows: pl.DataFrame, chosen: np.ndarray, at: pl.Series, mistake: Mistake) -> pl.DataFrame:
     if not chosen.any():
         return rows
     mask = pl.Series(chosen)
-    first = rows.with_columns([
-        pl.when(mask).then((pl.col(c) * mistake.scale).round(mistake.decimals)).otherwise(pl.col(c)).alias(c)
-        for c in mistake.columns
-    ])
+    first = rows.with_columns(
+        [
+            pl.when(mask)
+            .then((pl.col(c) * mistake.scale).round(mistake.decimals))
+            .otherwise(pl.col(c))
+            .alias(c)
+            for c in mistake.columns
+        ]
+    )
     right = rows.with_columns(at.alias("published_at")).filter(mask)
     return pl.concat([first, right]).sort("trade_date", "ts_code", "published_at", maintain_order=True)

@@ -26,8 +26,13 @@ def _per_share(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
     dividend = price * np.where(rng.random(n) < 0.3, np.nan, rng.uniform(0.002, 0.04, n))
     growth = np.cumsum(rng.normal(0.01, 0.08, (n_quarters, n)), axis=0)
     surprise = rng.normal(0.0, 0.2, (n_quarters, n)) * np.abs(price / pe)
-    return (quarter, price / pe * np.exp(growth) + np.cumsum(surprise, axis=0) * 0.5, book * np.exp(0.2 * growth),
-            sales * np.exp(0.5 * growth), np.broadcast_to(dividend, (n_quarters, n)))
+    return (
+        quarter,
+        price / pe * np.exp(growth) + np.cumsum(surprise, axis=0) * 0.5,
+        book * np.exp(0.2 * growth),
+        sales * np.exp(0.5 * growth),
+        np.broadcast_to(dividend, (n_quarters, n)),
+    )
 
 
 def valuation(world: World, t: np.ndarray, i: np.ndarray) -> dict[str, object]:
@@ -47,11 +52,22 @@ def valuation(world: World, t: np.ndarray, i: np.ndarray) -> dict[str, object]:
     trailing = ratio(earnings)
     yields = np.round(100.0 * dividend[q, i] / multiple / close, 4)
     return {
-        "close": close, "turnover_rate": np.round(volume / tradable / 100.0, 4),
-        "turnover_rate_f": np.round(volume / free / 100.0, 4), "volume_ratio": _volume_ratio(world, t, i),
-        "pe": np.round(trailing * 1.03, 4), "pe_ttm": trailing, "pb": ratio(book), "ps": np.round(ratio(sales) * 1.02, 4),
-        "ps_ttm": ratio(sales), "dv_ratio": yields, "dv_ttm": yields, "total_share": total, "float_share": tradable,
-        "free_share": free, "total_mv": np.round(close * total, 4), "circ_mv": np.round(close * tradable, 4),
+        "close": close,
+        "turnover_rate": np.round(volume / tradable / 100.0, 4),
+        "turnover_rate_f": np.round(volume / free / 100.0, 4),
+        "volume_ratio": _volume_ratio(world, t, i),
+        "pe": np.round(trailing * 1.03, 4),
+        "pe_ttm": trailing,
+        "pb": ratio(book),
+        "ps": np.round(ratio(sales) * 1.02, 4),
+        "ps_ttm": ratio(sales),
+        "dv_ratio": yields,
+        "dv_ttm": yields,
+        "total_share": total,
+        "float_share": tradable,
+        "free_share": free,
+        "total_mv": np.round(close * total, 4),
+        "circ_mv": np.round(close * tradable, 4),
     }
 
 

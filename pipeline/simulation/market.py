@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
@@ -91,9 +92,13 @@ class SimulatedMarket:
         if days is not None:
             first = days.search_sorted(self.sessions[lo], side="left")
             return blocks[0].slice(first, days.search_sorted(self.sessions[hi - 1], side="right") - first)
-        return pl.concat(blocks).filter(pl.col("trade_date").is_between(self.sessions[lo], self.sessions[hi - 1]))
+        return pl.concat(blocks).filter(
+            pl.col("trade_date").is_between(self.sessions[lo], self.sessions[hi - 1])
+        )
 
-    def table_at(self, name: str, now: datetime, start: date | None = None, end: date | None = None) -> pl.DataFrame:
+    def table_at(
+        self, name: str, now: datetime, start: date | None = None, end: date | None = None
+    ) -> pl.DataFrame:
         """What the vendor answers at `now`: per key the newest version published by then, under the codes of that day.
 
         Parameters
@@ -105,11 +110,16 @@ class SimulatedMarket:
         """
         self._require(name)
         spec = TABLES[name]
-        rows = self._snapshot(name) if name in SNAPSHOT_TABLES else self.rows(
-            name, start or self.sessions[0], end or self.sessions[-1])
+        rows = (
+            self._snapshot(name)
+            if name in SNAPSHOT_TABLES
+            else self.rows(name, start or self.sessions[0], end or self.sessions[-1])
+        )
         served = rows.filter(pl.col("published_at") <= now)
         if served.height > 1:
-            newest = ~served.select((pl.struct(spec.key) == pl.struct(spec.key).shift(-1)).fill_null(False)).to_series()
+            newest = ~served.select(
+                (pl.struct(spec.key) == pl.struct(spec.key).shift(-1)).fill_null(False)
+            ).to_series()
             served = served.filter(newest)
         return self._renamed(name, served, now)
 
@@ -123,31 +133,42 @@ class SimulatedMarket:
         lo, hi = self._ordinals(start or self.sessions[0], end or self.sessions[-1])
         wanted = list(codes) if codes is not None else self._world.securities.code.tolist()
         if len(wanted) * (hi - lo) > 600_000:
-            raise BadInput("minutes are made for at most 600,000 instrument-days at once", len(wanted) * (hi - lo),
-                           "ask for fewer codes or sessions")
+            raise BadInput(
+                "minutes are made for at most 600,000 instrument-days at once",
+                len(wanted) * (hi - lo),
+                "ask for fewer codes or sessions",
+            )
         known = [(code, self._places[code]) for code in wanted if code in self._places]
         places = np.array([place for _, place in known], dtype=np.int64)
         k, t = np.nonzero(self._world.walk.traded[lo:hi][:, places].T)
         t += lo
         world = self._world
-        bars = _fill_days(world.profile.seed, t, places[k], world.walk.path, world.walk.reference, world.securities.bands)
-        return self._minute_frame(pl.Series("ts_code", [code for code, _ in known], dtype=pl.String).gather(k), t, bars)
+        bars = _fill_days(
+            world.profile.seed, t, places[k], world.walk.path, world.walk.reference, world.securities.bands
+        )
+        return self._minute_frame(
+            pl.Series("ts_code", [code for code, _ in known], dtype=pl.String).gather(k), t, bars
+        )
 
     def published_minutes(self, now: datetime) -> date | None:
         """The last session whose minutes the vendor serves at `now`; None before the first."""
         instants = self._world.published(np.arange(len(self.sessions)), MINUTES_AT)
-        count = int((instants <= now).sum())
+        count = int(instants.search_sorted(now, side="right"))
         return self.sessions[count - 1] if count else None
 
     def _minute_frame(self, codes: pl.Series, t: np.ndarray, bars: np.ndarray) -> pl.DataFrame:
-        days = np.array(self.sessions, dtype="datetime64[us]")[t]
-        stamps = (days[:, None] + BAR_ENDS.astype("timedelta64[m]")).ravel()
+        stamps = (self._days[t][:, None] + BAR_ENDS.astype("timedelta64[m]")).ravel()
         repeated = np.repeat(np.arange(len(t)), BARS)
         price = {name: bars[:, :, c].ravel() / 100 for c, name in enumerate(("open", "high", "low", "close"))}
-        frame = pl.DataFrame({
-            "ts_code": codes.gather(repeated), "trade_time": pl.Series(stamps).cast(pl.Datetime("us")), **price,
-            "vol": bars[:, :, 4].ravel() * 100.0, "amount": bars[:, :, 5].ravel().astype(np.float64),
-        }).select(TABLES["stk_mins"].names)
+        frame = pl.DataFrame(
+            {
+                "ts_code": codes.gather(repeated),
+                "trade_time": stamps,
+                **price,
+                "vol": bars[:, :, 4].ravel() * 100.0,
+                "amount": bars[:, :, 5].ravel().astype(np.float64),
+            }
+        ).select(TABLES["stk_mins"].names)
         return frame.with_columns(self._world.published(t, MINUTES_AT).gather(repeated).alias("published_at"))
 
     @cached_property
@@ -156,14 +177,19 @@ class SimulatedMarket:
         s = self._world.securities
         return {code: i for codes in (s.code, s.later_code) for i, code in enumerate(codes.tolist()) if code}
 
+    @cached_property
+    def _days(self) -> np.ndarray:
+        return np.array(self.sessions, dtype="datetime64[us]")
+
     def _ordinals(self, start: date, end: date) -> tuple[int, int]:
-        days = np.array(self.sessions, dtype="datetime64[D]")
-        return (int(np.searchsorted(days, np.datetime64(start), side="left")),
-                int(np.searchsorted(days, np.datetime64(end), side="right")))
+        """Half-open range of session ordinals inside two natural days, both included."""
+        return bisect_left(self.sessions, start), bisect_right(self.sessions, end)
 
     def _require(self, name: str) -> None:
         if name not in self.tables:
-            raise BadInput(f"the simulated vendor has the tables {sorted(self.tables)}", name, "minutes: use `minutes`")
+            raise BadInput(
+                f"the simulated vendor has the tables {sorted(self.tables)}", name, "minutes: use `minutes`"
+            )
 
     def _snapshot(self, name: str) -> pl.DataFrame:
         if name not in self._snapshots:
@@ -177,7 +203,9 @@ class SimulatedMarket:
             start = number * BLOCK_SESSIONS
             stop = min(start + BLOCK_SESSIONS, len(self.sessions))
             order = [*TABLES[name].key, "published_at"]
-            self._blocks[key] = SESSION_TABLES[name](self._world, start, stop).sort(order, maintain_order=True)
+            self._blocks[key] = SESSION_TABLES[name](self._world, start, stop).sort(
+                order, maintain_order=True
+            )
         self._blocks.move_to_end(key)
         while len(self._blocks) > 1 and sum(block.height for block in self._blocks.values()) > CACHED_ROWS:
             self._blocks.popitem(last=False)
@@ -217,6 +245,9 @@ class _Tables(Mapping[str, pl.DataFrame]):
             raise KeyError(name)
         return self._market.rows(name, self._market.sessions[0], self._market.sessions[-1])
 
+    def __contains__(self, name: object) -> bool:
+        return name in SNAPSHOT_TABLES or name in SESSION_TABLES
+
     def __iter__(self) -> Iterator[str]:
         return iter((*SNAPSHOT_TABLES, *SESSION_TABLES))
 
@@ -225,11 +256,22 @@ class _Tables(Mapping[str, pl.DataFrame]):
 
 
 @numba.njit(cache=True)
-def _fill_days(seed, t, i, path, reference, bands):
+def _fill_days(
+    seed: int, t: np.ndarray, i: np.ndarray, path: np.ndarray, reference: np.ndarray, bands: np.ndarray
+) -> np.ndarray:
     """int64 [pairs, 48, 6]: the bars of many instrument-days, the same ones the walk summed."""
     out = np.empty((len(t), BARS, 6), dtype=np.int64)
     for k in range(len(t)):
         lower, upper = limit_ticks(reference[t[k], i[k]], bands[t[k], i[k]])
         inputs = path[t[k], i[k]]
-        fill_day(draws.stream(seed, PATH, t[k], i[k]), inputs[0], inputs[1], inputs[2], inputs[3], lower, upper, out[k])
+        fill_day(
+            draws.stream(seed, PATH, t[k], i[k]),
+            inputs[0],
+            inputs[1],
+            inputs[2],
+            inputs[3],
+            lower,
+            upper,
+            out[k],
+        )
     return out

@@ -27,13 +27,20 @@ BAR_ENDS = np.concatenate([np.arange(9 * 60 + 35, 11 * 60 + 31, 5), np.arange(13
 
 @numba.njit(cache=True)
 def fill_day(
-    state: int, start: float, end: float, width: float, lots: float, lower: int, upper: int, out: np.ndarray
+    state: np.uint64,
+    start: float,
+    end: float,
+    width: float,
+    lots: float,
+    lower: int,
+    upper: int,
+    out: np.ndarray,
 ) -> None:
     """The bars of one instrument's session.
 
     Parameters
     ----------
-    state : int
+    state : uint64
         First state of the day's stream.
     start, end, width : float
         Latent price at the open and the close, standard deviation of the free path, in ticks; the limits cut them.
@@ -68,7 +75,7 @@ def fill_day(
             high = lower
         state = draws.advance(state)
         traded = lots * SHAPE[k] * (0.5 + draws.uniform(state))
-        if low == high and (low == upper or low == lower):
+        if low == high and low in (upper, lower):
             traded *= LOCKED_VOLUME
         volume = 1 + int(traded)
         out[k, 0], out[k, 1], out[k, 2], out[k, 3], out[k, 4] = opened, high, low, close, volume

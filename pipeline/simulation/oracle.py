@@ -37,19 +37,26 @@ def oracle_frame(world: World) -> pl.DataFrame:
     """session, instrument, signal, ret: rows that have a signal; `ret` is null where it cannot be executed."""
     t, i = np.nonzero(np.isfinite(world.walk.signal))
     ret = executable_return(world)[t, i]
-    return pl.DataFrame({
-        "session": world.dates(t),
-        "instrument": pl.Series(world.securities.code.tolist()).gather(i),
-        "signal": world.walk.signal[t, i].astype(np.float64),
-        "ret": pl.Series(ret, nan_to_null=True),
-    })
+    return pl.DataFrame(
+        {
+            "session": world.dates(t),
+            "instrument": pl.Series(world.securities.code.tolist()).gather(i),
+            "signal": world.walk.signal[t, i].astype(np.float64),
+            "ret": pl.Series(ret, nan_to_null=True),
+        }
+    )
 
 
 def mean_rank_ic(frame: pl.DataFrame, feature: str) -> float:
     """Mean over sessions of the Spearman correlation between `feature` and `ret`, complete rows only."""
     ranks = frame.drop_nulls([feature, "ret"]).select(
-        "session", pl.col(feature).rank().over("session").alias("x"), pl.col("ret").rank().over("session").alias("y"))
-    by_session = ranks.group_by("session").agg(pl.corr("x", "y").alias("ic"), pl.len().alias("n")).sort("session")
+        "session",
+        pl.col(feature).rank().over("session").alias("x"),
+        pl.col("ret").rank().over("session").alias("y"),
+    )
+    by_session = (
+        ranks.group_by("session").agg(pl.corr("x", "y").alias("ic"), pl.len().alias("n")).sort("session")
+    )
     return float(by_session.filter((pl.col("n") >= 10) & pl.col("ic").is_finite())["ic"].mean() or 0.0)  # type: ignore[arg-type]
 
 
@@ -61,9 +68,12 @@ def calibrated_strength(profile: Profile) -> float:
     """
     if profile.signal == 0.0:
         return 0.0
-    sample = profile.model_copy(update={
-        "instruments": min(profile.instruments, CALIBRATION_INSTRUMENTS),
-        "sessions": min(profile.sessions, CALIBRATION_SESSIONS)})
+    sample = profile.model_copy(
+        update={
+            "instruments": min(profile.instruments, CALIBRATION_INSTRUMENTS),
+            "sessions": min(profile.sessions, CALIBRATION_SESSIONS),
+        }
+    )
     last, last_miss = 0.0, _oracle_ic(sample, 0.0) - profile.signal
     strength = 0.022 * profile.signal
     for _ in range(4):

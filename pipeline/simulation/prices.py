@@ -12,28 +12,31 @@ from pipeline.simulation.minutes import BARS, fill_day
 from pipeline.simulation.profiles import Profile
 from pipeline.simulation.securities import Securities
 
-NOISE, PATH, NEWS = range(3)      # stream names
-HORIZON = 3                       # sessions over which the planted drift is spread
-OVERNIGHT_SHARE = 0.25            # of the idiosyncratic variance
-NEWS_RATE, NEWS_SIZE = 0.035, 0.17  # a share of rows near the real one locks at a limit: see tests/simulation/test_prices.py
-MAGNET = 0.035                    # of the reference: a close that would end this near a limit is drawn to it for the day
+NOISE, PATH, NEWS = range(3)  # stream names
+HORIZON = 3  # sessions over which the planted drift is spread
+OVERNIGHT_SHARE = 0.25  # of the idiosyncratic variance
+NEWS_RATE, NEWS_SIZE = (
+    0.035,
+    0.17,
+)  # a share of rows near the real one locks at a limit: see tests/simulation/test_prices.py
+MAGNET = 0.035  # of the reference: a close that would end this near a limit is drawn to it for the day
 VOLATILITY_MEMORY, VOLATILITY_SHOCK = 0.90, 0.06
-FLOOR = 60.0                      # ticks; no simulated price falls below 0.60 CNY
+FLOOR = 60.0  # ticks; no simulated price falls below 0.60 CNY
 
 
 @dataclass(frozen=True)
 class Character:
     """Slow traits of the instruments, and the common factors of the sessions."""
 
-    price: np.ndarray         # ticks at the first session
-    shares: np.ndarray        # total shares at the first session
-    float_share: np.ndarray   # tradable share of the total
-    free_share: np.ndarray    # freely traded share of the total
-    turnover: np.ndarray      # typical daily volume over float
-    volatility: np.ndarray    # idiosyncratic, per session
+    price: np.ndarray  # ticks at the first session
+    shares: np.ndarray  # total shares at the first session
+    float_share: np.ndarray  # tradable share of the total
+    free_share: np.ndarray  # freely traded share of the total
+    turnover: np.ndarray  # typical daily volume over float
+    volatility: np.ndarray  # idiosyncratic, per session
     beta: np.ndarray
-    common: np.ndarray        # [sessions, 1 + industries, 2] market and industry returns, overnight and intraday
-    factor: np.ndarray        # adjustment factor before the first session
+    common: np.ndarray  # [sessions, 1 + industries, 2] market and industry returns, overnight and intraday
+    factor: np.ndarray  # adjustment factor before the first session
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ class Walk:
     high: np.ndarray
     low: np.ndarray
     close: np.ndarray
-    reference: np.ndarray     # ex-right previous close; carried through suspensions
+    reference: np.ndarray  # ex-right previous close; carried through suspensions
     lots: np.ndarray
     amount: np.ndarray
     factor: np.ndarray
-    multiple: np.ndarray      # shares now per share at the first session
-    signal: np.ndarray        # the planted signal, NaN where it has too little past
-    path: np.ndarray          # [sessions, instruments, 4] what `fill_day` needs to make the same bars again
+    multiple: np.ndarray  # shares now per share at the first session
+    signal: np.ndarray  # the planted signal, NaN where it has too little past
+    path: np.ndarray  # [sessions, instruments, 4] what `fill_day` needs to make the same bars again
 
 
 def draw_character(profile: Profile, securities: Securities, rng: np.random.Generator) -> Character:
@@ -65,8 +68,14 @@ def draw_character(profile: Profile, securities: Securities, rng: np.random.Gene
     for k in range(n_factors):
         common[:, k, :] = _clustered(n_sessions, 0.011 if k == 0 else 0.006, rng)
     return Character(
-        price, np.round(worth / price * 100.0, -4), float_share, float_share * rng.uniform(0.4, 0.9, n),
-        np.exp(rng.normal(np.log(0.018), 0.6, n)), rng.uniform(0.014, 0.026, n), rng.uniform(0.6, 1.4, n), common,
+        price,
+        np.round(worth / price * 100.0, -4),
+        float_share,
+        float_share * rng.uniform(0.4, 0.9, n),
+        np.exp(rng.normal(np.log(0.018), 0.6, n)),
+        rng.uniform(0.014, 0.026, n),
+        rng.uniform(0.6, 1.4, n),
+        common,
         np.round(np.where(securities.first > 0, 1.0, np.exp(rng.exponential(0.6, n))), 4),
     )
 
@@ -87,27 +96,96 @@ def walk_prices(profile: Profile, securities: Securities, character: Character, 
     shape = (profile.sessions, len(securities))
     industry = np.where(
         (securities.industry_moved >= 0) & (np.arange(shape[0])[:, None] >= securities.industry_moved),
-        securities.later_industry, securities.industry).astype(np.int16)
-    prices = [np.zeros(shape, dtype=np.int32) for _ in range(6)]
-    walk = Walk(
-        np.zeros(shape, dtype=np.bool_), *prices, np.zeros(shape, dtype=np.int64), np.zeros(shape),
-        np.zeros(shape, dtype=np.float32), np.full(shape, np.nan, dtype=np.float32),
-        np.zeros((*shape, 4), dtype=np.float32))
+        securities.later_industry,
+        securities.industry,
+    ).astype(np.int16)
+    walk = _empty_walk(shape)
     _walk(
-        profile.seed, strength, securities.first, securities.last, securities.decline, securities.suspended,
-        securities.bands, securities.ex_yield, securities.ex_ratio, industry, character.price,
-        character.shares * character.float_share / 100.0, character.turnover, character.volatility, character.beta,
-        character.common, character.factor, walk.traded, walk.open, walk.high, walk.low, walk.close, walk.reference,
-        walk.lots, walk.amount, walk.factor, walk.multiple, walk.signal, walk.path)
+        profile.seed,
+        strength,
+        securities.first,
+        securities.last,
+        securities.decline,
+        securities.suspended,
+        securities.bands,
+        securities.ex_yield,
+        securities.ex_ratio,
+        industry,
+        character.price,
+        character.shares * character.float_share / 100.0,
+        character.turnover,
+        character.volatility,
+        character.beta,
+        character.common,
+        character.factor,
+        walk.traded,
+        walk.open,
+        walk.high,
+        walk.low,
+        walk.close,
+        walk.reference,
+        walk.lots,
+        walk.amount,
+        walk.factor,
+        walk.multiple,
+        walk.signal,
+        walk.path,
+    )
     return walk
+
+
+def _empty_walk(shape: tuple[int, int]) -> Walk:
+    def ticks() -> np.ndarray:
+        return np.zeros(shape, dtype=np.int32)
+
+    return Walk(
+        traded=np.zeros(shape, dtype=np.bool_),
+        open=ticks(),
+        high=ticks(),
+        low=ticks(),
+        close=ticks(),
+        reference=ticks(),
+        lots=ticks(),
+        amount=np.zeros(shape, dtype=np.int64),
+        factor=np.zeros(shape),
+        multiple=np.zeros(shape, dtype=np.float32),
+        signal=np.full(shape, np.nan, dtype=np.float32),
+        path=np.zeros((*shape, 4), dtype=np.float32),
+    )
 
 
 @numba.njit(cache=True)
 def _walk(
-    seed, strength, first, last, decline, suspended, bands, ex_yield, ex_ratio, industry, price, float_lots, turnover,
-    volatility, beta, common, base_factor, traded, opened, high, low, close, reference, lots, amount, factor, multiple,
-    signal, path,
-):
+    seed: int,
+    strength: float,
+    first: np.ndarray,
+    last: np.ndarray,
+    decline: np.ndarray,
+    suspended: np.ndarray,
+    bands: np.ndarray,
+    ex_yield: np.ndarray,
+    ex_ratio: np.ndarray,
+    industry: np.ndarray,
+    price: np.ndarray,
+    float_lots: np.ndarray,
+    turnover: np.ndarray,
+    volatility: np.ndarray,
+    beta: np.ndarray,
+    common: np.ndarray,
+    base_factor: np.ndarray,
+    traded: np.ndarray,
+    opened: np.ndarray,
+    high: np.ndarray,
+    low: np.ndarray,
+    close: np.ndarray,
+    reference: np.ndarray,
+    lots: np.ndarray,
+    amount: np.ndarray,
+    factor: np.ndarray,
+    multiple: np.ndarray,
+    signal: np.ndarray,
+    path: np.ndarray,
+) -> None:
     """The recursion of `walk_prices`; `latent` is the price that would be paid were there no limits."""
     n_sessions, n = traded.shape
     latent, heat, activity = price.copy(), np.ones(n), np.zeros(n)
@@ -149,13 +227,25 @@ def _walk(
             latent[i] = max(start * np.exp(day), FLOOR)
             activity[i] = 0.85 * activity[i] + 0.22 * draws.rough_normal(draws.advance(state))
             spread = volatility[i] * np.sqrt(heat[i])
-            expected = float_lots[i] * shares[i] * turnover[i] * np.exp(
-                activity[i] + min(0.45 * abs(night + day) / spread, 1.8) - 0.45)
+            expected = (
+                float_lots[i]
+                * shares[i]
+                * turnover[i]
+                * np.exp(activity[i] + min(0.45 * abs(night + day) / spread, 1.8) - 0.45)
+            )
             lower, upper = limits.limit_ticks(anchor, bands[t, i])
             path[t, i, 0], path[t, i, 1] = start, _drawn_to_limit(latent[i], anchor, lower, upper)
             path[t, i, 2], path[t, i, 3] = 0.75 * spread * start, max(expected, 60.0)
-            fill_day(draws.stream(seed, PATH, t, i), path[t, i, 0], path[t, i, 1], path[t, i, 2], path[t, i, 3],
-                     lower, upper, bars)
+            fill_day(
+                draws.stream(seed, PATH, t, i),
+                path[t, i, 0],
+                path[t, i, 1],
+                path[t, i, 2],
+                path[t, i, 3],
+                lower,
+                upper,
+                bars,
+            )
             traded[t, i] = True
             opened[t, i], close[t, i] = bars[0, 0], bars[BARS - 1, 3]
             high[t, i], low[t, i] = bars[:, 1].max(), bars[:, 2].min()
@@ -165,7 +255,16 @@ def _walk(
 
 
 @numba.njit(cache=True)
-def _innovations(state, t, i, heat, volatility, beta, common, industry):
+def _innovations(
+    state: np.uint64,
+    t: int,
+    i: int,
+    heat: np.ndarray,
+    volatility: np.ndarray,
+    beta: np.ndarray,
+    common: np.ndarray,
+    industry: np.ndarray,
+) -> tuple[float, float]:
     """Overnight and intraday log returns; the idiosyncratic variance follows a GARCH(1,1) kept in `heat`."""
     scale = volatility[i] * np.sqrt(heat[i])
     a = draws.heavy_tailed(state + np.uint64(1))
@@ -177,12 +276,14 @@ def _innovations(state, t, i, heat, volatility, beta, common, industry):
         night += common[t, 1 + k, 0]
         day += common[t, 1 + k, 1]
     squared = min(OVERNIGHT_SHARE * a * a + (1.0 - OVERNIGHT_SHARE) * b * b, 16.0)
-    heat[i] = 1.0 - VOLATILITY_MEMORY - VOLATILITY_SHOCK + VOLATILITY_MEMORY * heat[i] + VOLATILITY_SHOCK * squared
+    heat[i] = (
+        1.0 - VOLATILITY_MEMORY - VOLATILITY_SHOCK + VOLATILITY_MEMORY * heat[i] + VOLATILITY_SHOCK * squared
+    )
     return night, day
 
 
 @numba.njit(cache=True)
-def _drift(signal, t, i, strength):
+def _drift(signal: np.ndarray, t: int, i: int, strength: float) -> float:
     """Each of the last `HORIZON` signals pays an equal part of its strength inside today's session."""
     total = 0.0
     for back in range(1, min(HORIZON, t) + 1):
@@ -193,7 +294,7 @@ def _drift(signal, t, i, strength):
 
 
 @numba.njit(cache=True)
-def _drawn_to_limit(end, anchor, lower, upper):
+def _drawn_to_limit(end: float, anchor: int, lower: int, upper: int) -> float:
     """Where the session's path ends. The latent price stays, so the next open gives back what the magnet added."""
     if upper - MAGNET * anchor <= end < upper:
         return float(upper)
@@ -203,14 +304,23 @@ def _drawn_to_limit(end, anchor, lower, upper):
 
 
 @numba.njit(cache=True)
-def _ex_right(before, cash_yield, ratio):
+def _ex_right(before: int, cash_yield: float, ratio: float) -> int:
     """Reference price in ticks after a cash dividend (whole ticks, at least one) and new shares, rounded half up."""
     cash = max(int(before * cash_yield + 0.5), 1)
     return max(int((before - cash) / (1.0 + ratio) + 0.5), 1)
 
 
 @numba.njit(cache=True)
-def _plant(t, first, traded, close, factor, lots, multiple, signal):
+def _plant(
+    t: int,
+    first: np.ndarray,
+    traded: np.ndarray,
+    close: np.ndarray,
+    factor: np.ndarray,
+    lots: np.ndarray,
+    multiple: np.ndarray,
+    signal: np.ndarray,
+) -> None:
     """signal[t] = z(-z(5-session adjusted return) - z(log volume over its 20-session mean)), all cross-sectional."""
     if t < 20:
         return
@@ -230,7 +340,7 @@ def _plant(t, first, traded, close, factor, lots, multiple, signal):
 
 
 @numba.njit(cache=True)
-def _standardised(values):
+def _standardised(values: np.ndarray) -> np.ndarray:
     """Cross-sectional z-scores cut at 3; NaN stays."""
     count, total, square = 0, 0.0, 0.0
     for value in values:

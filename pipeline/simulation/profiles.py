@@ -65,9 +65,20 @@ class Profile(Spec):
 
 
 PROFILES: dict[str, Profile] = {
-    "tiny": Profile(name="tiny", instruments=40, sessions=160, signal=0.3,
-                    faults=Faults(late_rate=0.003, revision_rate=0.003)),
+    "tiny": Profile(
+        name="tiny",
+        instruments=40,
+        sessions=160,
+        signal=0.3,
+        faults=Faults(late_rate=0.003, revision_rate=0.003),
+    ),
     "demo": Profile(name="demo", instruments=200, sessions=400, signal=0.15),
-    "market": Profile(name="market", instruments=5_400, sessions=2_500, signal=0.05, minutes=True,
-                      faults=Faults(late_rate=0.0001, revision_rate=0.0001)),
+    "market": Profile(
+        name="market",
+        instruments=5_400,
+        sessions=2_500,
+        signal=0.05,
+        minutes=True,
+        faults=Faults(late_rate=0.0001, revision_rate=0.0001),
+    ),
 }

@@ -12,14 +12,26 @@ from pipeline.simulation.profiles import Profile
 
 BOARD_SHARE = (0.31, 0.25, 0.21, 0.13, 0.10)  # MAIN_SSE, MAIN_SZSE, CHINEXT, STAR, BSE
 BOARD_OPENED = (date(1999, 1, 4), date(1999, 1, 4), date(2009, 10, 30), date(2019, 7, 22), date(2020, 7, 27))
-CODE_STEMS = (("600", "601", "603", "605"), ("000", "001", "002", "003"), ("300", "301"), ("688",), ("83", "87", "43"))
+CODE_STEMS = (
+    ("600", "601", "603", "605"),
+    ("000", "001", "002", "003"),
+    ("300", "301"),
+    ("688",),
+    ("83", "87", "43"),
+)
 SUFFIX = (".SH", ".SZ", ".SZ", ".SH", ".BJ")
 
 BSE_DIRECT_CODES = date(2024, 4, 22)  # listings from here on get a 920 code at once
 BSE_PILOT = date(2025, 5, 6)
 BSE_SWITCH = date(2025, 10, 9)
-BSE_PILOTS = {"833819": "920819", "830799": "920799", "831445": "920445",
-              "430489": "920489", "839167": "920167", "834682": "920682"}
+BSE_PILOTS = {
+    "833819": "920819",
+    "830799": "920799",
+    "831445": "920445",
+    "430489": "920489",
+    "839167": "920167",
+    "834682": "920682",
+}
 
 ARRANGEMENT_SESSIONS = 15
 DECLINE_SESSIONS = 60
@@ -34,30 +46,32 @@ class Securities:
     """
 
     code: np.ndarray
-    later_code: np.ndarray          # "" where the code never changed
-    switched: np.ndarray            # datetime64[D], NaT where the code never changed
+    later_code: np.ndarray  # "" where the code never changed
+    switched: np.ndarray  # datetime64[D], NaT where the code never changed
     board: np.ndarray
-    listed: np.ndarray              # datetime64[D]
+    listed: np.ndarray  # datetime64[D]
     first: np.ndarray
     last: np.ndarray
-    delisted: np.ndarray            # bool
-    arrangement: np.ndarray         # ordinal of the delisting arrangement's first session, -1 without one
-    decline: np.ndarray             # ordinal from which the price is driven down, -1 for most
-    industry: np.ndarray            # UNMAPPED for some BSE names
+    delisted: np.ndarray  # bool
+    arrangement: np.ndarray  # ordinal of the delisting arrangement's first session, -1 without one
+    decline: np.ndarray  # ordinal from which the price is driven down, -1 for most
+    industry: np.ndarray  # UNMAPPED for some BSE names
     later_industry: np.ndarray
-    industry_moved: np.ndarray      # ordinal, -1 where the industry never changed
-    episodes: np.ndarray            # [n, 3] instrument, first ST ordinal, first ordinal after it
+    industry_moved: np.ndarray  # ordinal, -1 where the industry never changed
+    episodes: np.ndarray  # [n, 3] instrument, first ST ordinal, first ordinal after it
     st: np.ndarray
     suspended: np.ndarray
     bands: np.ndarray
-    ex_yield: np.ndarray            # [sessions, instruments] cash dividend over price, 0 on most days
-    ex_ratio: np.ndarray            # new shares per old share, 0 on most days
+    ex_yield: np.ndarray  # [sessions, instruments] cash dividend over price, 0 on most days
+    ex_ratio: np.ndarray  # new shares per old share, 0 on most days
 
     def __len__(self) -> int:
         return len(self.code)
 
 
-def make_securities(profile: Profile, days: list[date], calendar: np.ndarray, rng: np.random.Generator) -> Securities:
+def make_securities(
+    profile: Profile, days: list[date], calendar: np.ndarray, rng: np.random.Generator
+) -> Securities:
     """Draw the securities of a market; `days` are the sample's sessions, `calendar` all known ones (datetime64[D])."""
     n, n_sessions = profile.instruments, profile.sessions
     board = _boards(n, rng)
@@ -74,9 +88,25 @@ def make_securities(profile: Profile, days: list[date], calendar: np.ndarray, rn
     industry, later_industry, moved = _industries(board, n_sessions, rng)
     ex_yield, ex_ratio = _ex_dates(days, n, rng)
     return Securities(
-        code[order], later_code[order], switched[order], board, listed, first, last, delisted, arrangement, decline,
-        industry, later_industry, moved, episodes, st, _suspensions(first, last, arrangement, n_sessions, rng),
-        _bands(board, listed, first, arrangement, days, st), ex_yield, ex_ratio,
+        code[order],
+        later_code[order],
+        switched[order],
+        board,
+        listed,
+        first,
+        last,
+        delisted,
+        arrangement,
+        decline,
+        industry,
+        later_industry,
+        moved,
+        episodes,
+        st,
+        _suspensions(first, last, arrangement, n_sessions, rng),
+        _bands(board, listed, first, arrangement, days, st),
+        ex_yield,
+        ex_ratio,
     )
 
 
@@ -93,7 +123,9 @@ def _listings(board: np.ndarray, days: list[date], rng: np.random.Generator) -> 
     start, axis = np.datetime64(days[0]), np.array(days, dtype="datetime64[D]")
     span = (start - opened).astype(int)
     listed = opened + (rng.random(n) * np.maximum(span - 40, 1)).astype("timedelta64[D]")
-    listed += np.where((listed.astype(int) + 3) % 7 >= 5, 2, 0).astype("timedelta64[D]")  # no weekends (day 0 was a Thursday)
+    listed += np.where((listed.astype(int) + 3) % 7 >= 5, 2, 0).astype(
+        "timedelta64[D]"
+    )  # no weekends (day 0 was a Thursday)
     fresh = span < 60
     newcomers = rng.choice(n, max(3, round(0.06 * n * max(1.0, n_sessions / 800))), replace=False)
     fresh[newcomers] = True
@@ -104,7 +136,9 @@ def _listings(board: np.ndarray, days: list[date], rng: np.random.Generator) -> 
     return np.where(fresh, axis[ordinal], listed), np.where(fresh, ordinal, 0)
 
 
-def _codes(board: np.ndarray, listed: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _codes(
+    board: np.ndarray, listed: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First code, later code and switch day; a BSE name's 920 number is its last three digits unless they are taken."""
     n = len(board)
     code, later = np.empty(n, dtype="<U9"), np.full(n, "", dtype="<U9")
@@ -156,8 +190,13 @@ def _delistings(
 
 
 def _st_episodes(
-    board: np.ndarray, first: np.ndarray, last: np.ndarray, decline: np.ndarray, arrangement: np.ndarray,
-    days: list[date], rng: np.random.Generator,
+    board: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    decline: np.ndarray,
+    arrangement: np.ndarray,
+    days: list[date],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """[n, 3] instrument, first ordinal, first ordinal after: about 4% of names in 400 sessions, and all that fall."""
     n_sessions = len(days)
@@ -176,7 +215,9 @@ def _st_episodes(
     return np.array(sorted(rows), dtype=np.int64)
 
 
-def _industries(board: np.ndarray, n_sessions: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _industries(
+    board: np.ndarray, n_sessions: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(board)
     n_industries = int(np.clip(n // 8, 4, 31))
     industry = rng.integers(0, n_industries, n)
@@ -195,7 +236,11 @@ def _suspensions(
     n = len(first)
     suspended = np.zeros((n_sessions, n), dtype=bool)
     count = max(2, rng.poisson(0.0008 * n * n_sessions))
-    names, starts, lengths = rng.integers(0, n, count), rng.integers(1, n_sessions, count), rng.geometric(0.25, count)
+    names, starts, lengths = (
+        rng.integers(0, n, count),
+        rng.integers(1, n_sessions, count),
+        rng.geometric(0.25, count),
+    )
     for i, start, length in zip(names, starts, lengths, strict=True):
         end = min(start + length, (arrangement[i] if arrangement[i] >= 0 else last[i]) - 1)
         suspended[max(start, first[i] + 10) : max(end, 0), i] = True
@@ -203,7 +248,12 @@ def _suspensions(
 
 
 def _bands(
-    board: np.ndarray, listed: np.ndarray, first: np.ndarray, arrangement: np.ndarray, days: list[date], st: np.ndarray
+    board: np.ndarray,
+    listed: np.ndarray,
+    first: np.ndarray,
+    arrangement: np.ndarray,
+    days: list[date],
+    st: np.ndarray,
 ) -> np.ndarray:
     """Width of the daily limit per session and instrument, with listing days and delisting arrangements."""
     bands = limits.bands(board, days, st)
@@ -229,7 +279,9 @@ def _ex_dates(days: list[date], n: int, rng: np.random.Generator) -> tuple[np.nd
         payers = np.flatnonzero(rng.random(n) < 0.7)
         when = rng.integers(lo, hi, len(payers))
         cash[when, payers] = rng.uniform(0.003, 0.04, len(payers))
-        ratio[when, payers] = np.where(rng.random(len(payers)) < 0.2, rng.integers(2, 6, len(payers)) / 10, 0.0)
+        ratio[when, payers] = np.where(
+            rng.random(len(payers)) < 0.2, rng.integers(2, 6, len(payers)) / 10, 0.0
+        )
     return cash, ratio
 
 

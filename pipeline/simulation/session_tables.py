@@ -5,8 +5,9 @@ Every builder takes a stretch [start, stop) of session ordinals, so that a large
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import time
+from functools import lru_cache
 
 import numpy as np
 import polars as pl
@@ -34,7 +35,9 @@ def _pairs(mask: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
     return t + start, i
 
 
-def _frame(table: str, world: World, t: np.ndarray, i: np.ndarray, at: time, columns: dict[str, object]) -> pl.DataFrame:
+def _frame(
+    table: str, world: World, t: np.ndarray, i: np.ndarray, at: time, columns: Mapping[str, object]
+) -> pl.DataFrame:
     """Key columns, the given ones in the spec's order, and `published_at`."""
     spec = TABLES[table]
     frame = pl.DataFrame({"ts_code": world.codes(t, i), "trade_date": world.dates(t), **columns})
@@ -48,12 +51,24 @@ def daily(world: World, start: int, stop: int) -> pl.DataFrame:
     walk = world.walk
     t, i = _pairs(walk.traded[start:stop], start)
     close, reference = walk.close[t, i], walk.reference[t, i]
-    frame = _frame("daily", world, t, i, BARS_AT, {
-        "open": walk.open[t, i] / 100, "high": walk.high[t, i] / 100, "low": walk.low[t, i] / 100,
-        "close": close / 100, "pre_close": reference / 100, "change": (close - reference) / 100,
-        "pct_chg": np.round((close - reference) * 100.0 / reference, 4),
-        "vol": walk.lots[t, i].astype(np.float64), "amount": walk.amount[t, i] / 1000,
-    })
+    frame = _frame(
+        "daily",
+        world,
+        t,
+        i,
+        BARS_AT,
+        {
+            "open": walk.open[t, i] / 100,
+            "high": walk.high[t, i] / 100,
+            "low": walk.low[t, i] / 100,
+            "close": close / 100,
+            "pre_close": reference / 100,
+            "change": (close - reference) / 100,
+            "pct_chg": np.round((close - reference) * 100.0 / reference, 4),
+            "vol": walk.lots[t, i].astype(np.float64),
+            "amount": walk.amount[t, i] / 1000,
+        },
+    )
     return with_faults(world, "daily", frame, t, i)
 
 
@@ -66,7 +81,8 @@ def adj_factor(world: World, start: int, stop: int) -> pl.DataFrame:
     if waiting.any():
         back = world.published(np.full(len(t), until), FACTORS_AT)
         frame = frame.with_columns(
-            pl.when(pl.Series(waiting)).then(back).otherwise(pl.col("published_at")).alias("published_at"))
+            pl.when(pl.Series(waiting)).then(back).otherwise(pl.col("published_at")).alias("published_at")
+        )
     return with_faults(world, "adj_factor", frame, t, i)
 
 
@@ -90,10 +106,17 @@ def stk_limit(world: World, start: int, stop: int) -> pl.DataFrame:
     t, i = _pairs(world.listed[start:stop], start)
     lower, upper = world.limits(t, i)
     free = world.securities.bands[t, i] == limits.NO_LIMIT
-    return _frame("stk_limit", world, t, i, LIMITS_AT, {
-        "up_limit": np.where(free, NO_LIMIT_SENTINEL[0], upper / 100),
-        "down_limit": np.where(free, NO_LIMIT_SENTINEL[1], lower / 100),
-    })
+    return _frame(
+        "stk_limit",
+        world,
+        t,
+        i,
+        LIMITS_AT,
+        {
+            "up_limit": np.where(free, NO_LIMIT_SENTINEL[0], upper / 100),
+            "down_limit": np.where(free, NO_LIMIT_SENTINEL[1], lower / 100),
+        },
+    )
 
 
 def suspend_d(world: World, start: int, stop: int) -> pl.DataFrame:
@@ -102,14 +125,18 @@ def suspend_d(world: World, start: int, stop: int) -> pl.DataFrame:
     before = np.vstack([np.zeros_like(suspended[:1]), suspended[:-1]])
     ordinals = np.arange(start, stop)[:, None]
     halted = (ordinals == first) & (first > 0) & (world.securities.bands[start:stop] == limits.NO_LIMIT)
-    parts = [(suspended[start:stop], "S", None, SUSPENSIONS_AT),
-             (before[start:stop] & world.walk.traded[start:stop], "R", None, SUSPENSIONS_AT),
-             (halted, "S", "09:31-09:41", BARS_AT)]
+    parts = [
+        (suspended[start:stop], "S", None, SUSPENSIONS_AT),
+        (before[start:stop] & world.walk.traded[start:stop], "R", None, SUSPENSIONS_AT),
+        (halted, "S", "09:31-09:41", BARS_AT),
+    ]
     frames = []
     for mask, kind, timing, at in parts:
         t, i = _pairs(mask, start)
-        columns = {"suspend_type": pl.Series([kind] * len(t), dtype=pl.String),
-                   "suspend_timing": pl.Series([timing] * len(t), dtype=pl.String)}
+        columns = {
+            "suspend_type": pl.Series([kind] * len(t), dtype=pl.String),
+            "suspend_timing": pl.Series([timing] * len(t), dtype=pl.String),
+        }
         frames.append(_frame("suspend_d", world, t, i, at, columns))
     return pl.concat(frames).sort("trade_date", "ts_code", maintain_order=True)
 
@@ -117,10 +144,18 @@ def suspend_d(world: World, start: int, stop: int) -> pl.DataFrame:
 def stock_st(world: World, start: int, stop: int) -> pl.DataFrame:
     """Names under special treatment, by day; none in a delisting arrangement."""
     t, i = _pairs(world.securities.st[start:stop] & world.listed[start:stop], start)
-    return _frame("stock_st", world, t, i, ST_AT, {
-        "name": st_names(world).gather(i), "type": pl.Series(["ST"] * len(t), dtype=pl.String),
-        "type_name": pl.Series(["风险警示板"] * len(t), dtype=pl.String),
-    })
+    return _frame(
+        "stock_st",
+        world,
+        t,
+        i,
+        ST_AT,
+        {
+            "name": st_names(world).gather(i),
+            "type": pl.Series(["ST"] * len(t), dtype=pl.String),
+            "type_name": pl.Series(["风险警示板"] * len(t), dtype=pl.String),
+        },
+    )
 
 
 def moneyflow(world: World, start: int, stop: int) -> pl.DataFrame:
@@ -147,24 +182,41 @@ def moneyflow(world: World, start: int, stop: int) -> pl.DataFrame:
 
 def index_daily(world: World, start: int, stop: int) -> pl.DataFrame:
     """The benchmark: fixed weights over the largest names listed throughout, in points from 4,000."""
+    return _benchmark(world).slice(start, stop - start)
+
+
+@lru_cache(maxsize=4)
+def _benchmark(world: World) -> pl.DataFrame:
     walk, weight = world.walk, _index_weights(world)
-    traded, chosen = walk.traded, weight > 0
-    base = np.where(traded, walk.reference, 1)[:, chosen]
-    gains = {name: np.where(traded[:, chosen], values[:, chosen] / base - 1.0, 0.0) @ weight[chosen]
-             for name, values in (("open", walk.open), ("high", walk.high), ("low", walk.low), ("close", walk.close))}
+    chosen = np.flatnonzero(weight)
+    traded = walk.traded[:, chosen]
+    base = np.where(traded, walk.reference[:, chosen], 1)
+    gains = {
+        name: np.where(traded, values[:, chosen] / base - 1.0, 0.0) @ weight[chosen]
+        for name, values in (
+            ("open", walk.open),
+            ("high", walk.high),
+            ("low", walk.low),
+            ("close", walk.close),
+        )
+    }
     close = np.round(4_000.0 * np.cumprod(1.0 + gains["close"]), 4)
     previous = np.concatenate([[4_000.0], close[:-1]])
-    points = {name: np.round(previous * (1.0 + gain), 4) for name, gain in gains.items()} | {"close": close}
-    columns: dict[str, object] = {
-        "close": points["close"], "open": points["open"], "pre_close": previous,
-        "high": np.maximum.reduce([points["high"], points["open"], close]),
-        "low": np.minimum.reduce([points["low"], points["open"], close]),
-        "change": np.round(close - previous, 4), "pct_chg": np.round((close / previous - 1.0) * 100.0, 4),
-        "vol": walk.lots[:, chosen].sum(axis=1).astype(np.float64), "amount": walk.amount[:, chosen].sum(axis=1) / 1000,
+    opened, high, low = (np.round(previous * (1.0 + gains[name]), 4) for name in ("open", "high", "low"))
+    columns = {
+        "close": close,
+        "open": opened,
+        "pre_close": previous,
+        "high": np.maximum.reduce([high, opened, close]),
+        "low": np.minimum.reduce([low, opened, close]),
+        "change": np.round(close - previous, 4),
+        "pct_chg": np.round((close / previous - 1.0) * 100.0, 4),
+        "vol": walk.lots[:, chosen].sum(axis=1).astype(np.float64),
+        "amount": walk.amount[:, chosen].sum(axis=1) / 1000,
     }
     t = np.arange(world.profile.sessions)
     frame = _frame("index_daily", world, t, np.zeros_like(t), BARS_AT, columns)
-    return frame.with_columns(pl.lit(BENCHMARK).alias("ts_code")).slice(start, stop - start)
+    return frame.with_columns(pl.lit(BENCHMARK).alias("ts_code"))
 
 
 def _index_weights(world: World) -> np.ndarray:
@@ -178,6 +230,12 @@ def _index_weights(world: World) -> np.ndarray:
 
 
 SESSION_TABLES: dict[str, Callable[[World, int, int], pl.DataFrame]] = {
-    "daily": daily, "adj_factor": adj_factor, "daily_basic": daily_basic, "stk_limit": stk_limit,
-    "suspend_d": suspend_d, "stock_st": stock_st, "moneyflow": moneyflow, "index_daily": index_daily,
+    "daily": daily,
+    "adj_factor": adj_factor,
+    "daily_basic": daily_basic,
+    "stk_limit": stk_limit,
+    "suspend_d": suspend_d,
+    "stock_st": stock_st,
+    "moneyflow": moneyflow,
+    "index_daily": index_daily,
 }

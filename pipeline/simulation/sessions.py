@@ -11,17 +11,30 @@ from pipeline.errors import BadInput
 
 # Day one of the lunar year, which moves Spring Festival by up to a month.
 LUNAR_NEW_YEAR = {
-    2014: date(2014, 1, 31), 2015: date(2015, 2, 19), 2016: date(2016, 2, 8), 2017: date(2017, 1, 28),
-    2018: date(2018, 2, 16), 2019: date(2019, 2, 5), 2020: date(2020, 1, 25), 2021: date(2021, 2, 12),
-    2022: date(2022, 2, 1), 2023: date(2023, 1, 22), 2024: date(2024, 2, 10), 2025: date(2025, 1, 29),
-    2026: date(2026, 2, 17), 2027: date(2027, 2, 6), 2028: date(2028, 1, 26),
+    2014: date(2014, 1, 31),
+    2015: date(2015, 2, 19),
+    2016: date(2016, 2, 8),
+    2017: date(2017, 1, 28),
+    2018: date(2018, 2, 16),
+    2019: date(2019, 2, 5),
+    2020: date(2020, 1, 25),
+    2021: date(2021, 2, 12),
+    2022: date(2022, 2, 1),
+    2023: date(2023, 1, 22),
+    2024: date(2024, 2, 10),
+    2025: date(2025, 1, 29),
+    2026: date(2026, 2, 17),
+    2027: date(2027, 2, 6),
+    2028: date(2028, 1, 26),
 }
 
 
 def holidays(year: int) -> set[date]:
     """Closed days of one year besides weekends: about 19 of them fall on weekdays."""
     if year not in LUNAR_NEW_YEAR:
-        raise BadInput("the made-up calendar covers 2014..2028", year, "choose a last_session and length inside it")
+        raise BadInput(
+            "the made-up calendar covers 2014..2028", year, "choose a last_session and length inside it"
+        )
 
     def stretch(first: date, days: int) -> set[date]:
         return {first + timedelta(days=i) for i in range(days)}

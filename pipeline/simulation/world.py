@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ class World:
 
     profile: Profile
     calendar: Calendar
-    offset: int               # calendar ordinal of the sample's first session
+    offset: int  # calendar ordinal of the sample's first session
     securities: Securities
     character: Character
     walk: Walk
@@ -65,16 +65,21 @@ class World:
 
     def published(self, t: np.ndarray, at: time, sessions_later: int = 0) -> pl.Series:
         """The UTC instant of a wall time on (or some sessions after) each session ordinal."""
-        days = self.calendar.sessions[self.offset + sessions_later :][: self.profile.sessions]
-        instants = pl.Series("published_at", [utc(day, at) for day in days], dtype=pl.Datetime("us", "UTC"))
-        return instants.gather(t)
+        return _instants(self, at, sessions_later).gather(t)
 
     def limits(self, t: np.ndarray, i: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper limit in ticks for each (session, instrument) pair."""
         return limits.limit_arrays(self.walk.reference[t, i], self.securities.bands[t, i])
 
 
+@lru_cache(maxsize=64)
+def _instants(world: World, at: time, sessions_later: int) -> pl.Series:
+    days = world.calendar.sessions[world.offset + sessions_later :][: world.profile.sessions]
+    return pl.Series("published_at", [utc(day, at) for day in days], dtype=pl.Datetime("us", "UTC"))
+
+
 def utc(day: date, at: time) -> datetime:
+    """The UTC instant of a Shanghai wall time."""
     return instant(day, at)
 
 
