@@ -63,3 +63,183 @@ def information_coefficients(
     rows = factor.select(*key, "factor").join(returns, on=key, how="left").sort(key)
     days, starts = _groups(rows, ["session"])
     values = np.ascontiguousarray(rows.select(pl.col(horizons).cast(pl.Float64)).to_numpy().T)
+    pairs, rank_ic, counts, means = _session_statistics(starts, _floats(rows, "factor"), values, quantiles)
+    n, names = len(days), pl.Series(horizons)
+    ic = days.select(pl.all().repeat_by(len(horizons)).explode(empty_as_null=True)).with_columns(
+        horizon=names.gather(np.tile(np.arange(len(horizons)), n)),
+        pairs=pl.Series(pairs.ravel()),
+        rank_ic=pl.Series(rank_ic.ravel()).fill_nan(None),
+    )
+    bins = len(horizons) * quantiles
+    by_quantile = days.select(pl.all().repeat_by(bins).explode(empty_as_null=True)).with_columns(
+        horizon=names.gather(np.tile(np.repeat(np.arange(len(horizons)), quantiles), n)),
+        quantile=pl.Series(np.tile(np.arange(1, quantiles + 1), n * len(horizons)), dtype=pl.Int16),
+        count=pl.Series(counts.ravel()),
+        mean_return=pl.Series(means.ravel()).fill_nan(None),
+    )
+    return InformationCoefficients(ic, by_quantile)
+
+
+def rank_ic(
+    predictions: pl.DataFrame, labels: pl.DataFrame, score: str = "score", truth: str = "ret"
+) -> pl.DataFrame:
+    """Rank IC of a score against the realised return, per session (and per split where there is one).
+
+    Parameters
+    ----------
+    predictions : pl.DataFrame
+        [split,] session, instrument and the score.
+    labels : pl.DataFrame
+        session, instrument and the truth; null where there is none.
+
+    Returns
+    -------
+    pl.DataFrame
+        [split,] session, pairs, rank_ic in key order.
+    """
+    key = ["session", "instrument"]
+    group = [*(["split"] if "split" in predictions.columns else []), "session"]
+    require_columns(predictions, [*key, score], "rank_ic")
+    require_unique(predictions, [*group, "instrument"], "predictions")
+    require_unique(labels, key, "labels")
+    rows = (
+        predictions.select(*group, "instrument", score=pl.col(score))
+        .join(labels.select(*key, truth=pl.col(truth)), on=key, how="left")
+        .sort(*group, "instrument")
+    )
+    groups, starts = _groups(rows, group)
+    pairs, values, _, _ = _session_statistics(
+        starts, _floats(rows, "score"), _floats(rows, "truth").reshape(1, -1), 1
+    )
+    return groups.with_columns(pairs=pl.Series(pairs[:, 0]), rank_ic=pl.Series(values[:, 0]).fill_nan(None))
+
+
+def ic_summary(ic: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:
+    """[by,] sessions, mean, std (sample), icir (mean / std, not annualised), share of positive sessions."""
+    value = pl.col("rank_ic")
+    wanted = {
+        "sessions": value.count(),
+        "mean": value.mean(),
+        "std": value.std(ddof=1),
+        "icir": value.mean() / value.std(ddof=1),
+        "positive": (value > 0).mean(),
+    }
+    return ic.group_by(list(by)).agg(**wanted).sort(list(by)) if by else ic.select(**wanted)
+
+
+def forward_returns(market: Market, horizons: Sequence[int]) -> pl.DataFrame:
+    """Adjusted close to adjusted close over each number of sessions.
+
+    Returns
+    -------
+    pl.DataFrame
+        session, instrument, `<h>_sessions` columns in key order; null where either close is missing. Sessions
+        are the calendar's, so a suspension does not stretch a horizon.
+    """
+    if not horizons or min(horizons) < 1:
+        raise BadInput("horizons are sessions from 1 up", list(horizons), "pass at least one")
+    shape = market.close.T.shape
+    columns = {
+        "session": pl.Series(np.repeat(market.sessions, shape[1])).cast(pl.Date),
+        "instrument": pl.Series(market.instruments).gather(np.tile(np.arange(shape[1]), shape[0])),
+    }
+    for h in horizons:
+        change = np.full(shape, np.nan)
+        change[: max(shape[0] - h, 0)] = (market.close[:, h:] / market.close[:, : max(shape[0] - h, 0)] - 1).T
+        columns[f"{h}_sessions"] = pl.Series(change.ravel()).fill_nan(None)
+    return pl.DataFrame(columns)
+
+
+def _floats(rows: pl.DataFrame, column: str) -> np.ndarray:
+    return rows[column].cast(pl.Float64).to_numpy()
+
+
+def _groups(rows: pl.DataFrame, by: list[str]) -> tuple[pl.DataFrame, np.ndarray]:
+    """Distinct keys of sorted rows, and where each starts (with the end appended)."""
+    sizes = rows.group_by(by, maintain_order=True).len("rows")
+    return sizes.drop("rows"), np.concatenate([[0], np.cumsum(sizes["rows"].to_numpy())]).astype(np.int64)
+
+
+@njit(cache=True)
+def _average_ranks(values: np.ndarray, order: np.ndarray, keep: np.ndarray, ranks: np.ndarray) -> int:
+    """Ranks (from 1, ties averaged) of the kept values, written at their positions; how many were kept."""
+    n, i, done = len(order), 0, 0
+    while i < n:
+        end, tied = i, 0
+        while end < n and values[order[end]] == values[order[i]]:
+            tied += keep[order[end]]
+            end += 1
+        if end == i:  # NaN sorts last and equals nothing
+            break
+        for j in range(i, end):
+            ranks[order[j]] = done + (tied + 1) / 2.0
+        done += tied
+        i = end
+    return done
+
+
+@njit(cache=True)
+def _correlation(a: np.ndarray, b: np.ndarray, keep: np.ndarray, n: int) -> float:
+    """Pearson's correlation of kept ranks; both have the mean (n + 1) / 2, so the sums are exact."""
+    centre = (n + 1) / 2.0
+    ab, aa, bb = 0.0, 0.0, 0.0
+    for i in range(len(a)):
+        if keep[i]:
+            x, y = a[i] - centre, b[i] - centre
+            ab += x * y
+            aa += x * x
+            bb += y * y
+    return ab / np.sqrt(aa * bb) if aa > 0.0 and bb > 0.0 else np.nan
+
+
+@njit(cache=True)
+def _quantile_bins(values: np.ndarray, order: np.ndarray, n_bins: int) -> np.ndarray:
+    """Bin of each finite value, -1 for others.
+
+    The j-th of the linearly interpolated quantiles lies at place (n - 1) j / bins of the sorted values and a
+    bin is closed on its right, so the value at the place rounded down decides: integers, no rounding error.
+    """
+    finite = 0
+    while finite < len(order) and np.isfinite(values[order[finite]]):
+        finite += 1
+    bins = np.full(len(values), -1, np.int64)
+    at = 0
+    for j in range(1, n_bins + 1):
+        while at < finite and values[order[at]] <= values[order[(finite - 1) * j // n_bins]]:
+            bins[order[at]] = j - 1
+            at += 1
+    return bins
+
+
+@njit(parallel=True, cache=True)
+def _session_statistics(
+    starts: np.ndarray, factor: np.ndarray, returns: np.ndarray, n_bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs and rank IC [groups, horizons]; counts and mean returns [groups, horizons, bins]."""
+    n_groups, n_horizons = len(starts) - 1, len(returns)
+    pairs = np.zeros((n_groups, n_horizons), np.int64)
+    ics = np.full((n_groups, n_horizons), np.nan)
+    counts = np.zeros((n_groups, n_horizons, n_bins), np.int64)
+    means = np.full((n_groups, n_horizons, n_bins), np.nan)
+    for g in prange(n_groups):
+        low, high = starts[g], starts[g + 1]
+        scores = np.where(np.isfinite(factor[low:high]), factor[low:high], np.nan)
+        order = np.argsort(scores)
+        bins = _quantile_bins(scores, order, n_bins)
+        score_ranks, return_ranks = np.empty(high - low), np.empty(high - low)
+        for h in range(n_horizons):
+            realised = returns[h, low:high]
+            keep = np.isfinite(scores) & np.isfinite(realised)
+            n = _average_ranks(scores, order, keep, score_ranks)
+            _average_ranks(realised, np.argsort(realised), keep, return_ranks)
+            pairs[g, h] = n
+            ics[g, h] = _correlation(score_ranks, return_ranks, keep, n)
+            sums = np.zeros(n_bins)
+            for i in range(high - low):
+                if keep[i]:
+                    sums[bins[i]] += realised[i]
+                    counts[g, h, bins[i]] += 1
+            for q in range(n_bins):
+                if counts[g, h, q]:
+                    means[g, h, q] = sums[q] / counts[g, h, q]
+    return pairs, ics, counts, means
