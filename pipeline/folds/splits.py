@@ -44,8 +44,8 @@ class Folds:
         `split`, `session`, `group` (null for a session without any known label), `role`.
     purged : pl.DataFrame
         `split`, `session`, `instrument`, `cause`: rows that do not take their session's role. `span` and
-        `embargo` are training rows too near the test rows, `tune` fit rows that meet the tune rows, `open` rows
-        whose label is not yet known.
+        `embargo` are training rows too near the test rows, `tune` fit rows that meet the tune rows, `open`
+        rows whose label is not yet known.
     paths : pl.DataFrame
         `path`, `group`, `split`.
     certificate : pl.DataFrame
@@ -200,7 +200,7 @@ def _purge_split(
     cause = purge(spans.start, spans.end, train, block, embargo, spans.n_sessions)
     kept = cause == KEPT
     tune = np.where((kind_role == TUNE) & kept, 0, -1)
-    # No embargo here: where fit rows follow tune rows, a test block lies between, and its own embargo ends later.
+    # No embargo here: where fit rows follow tune rows, a test block lies between, whose embargo ends later.
     by_tune = purge(spans.start, spans.end, (kind_role == FIT) & kept, tune, 0, spans.n_sessions)
     cause[by_tune != KEPT] = _TUNE
     cause[used & ~known & (role[at] != UNUSED)] = _OPEN

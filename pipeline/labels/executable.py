@@ -181,7 +181,7 @@ def _with_heads(table: pl.DataFrame, tail: float) -> pl.DataFrame:
     place, n = ret.rank("average").over("session"), ret.count().over("session")
     heads = {
         "rank": _centred_rank(ret),
-        "q": n - place < tail * n - 1e-9,  # 0.2 * 35 is 7.000000000000001: rounding must not admit one more
+        "q": n - place < tail * n - 1e-9,  # 0.28 * 25 is 7.000000000000001 in binary: no eighth name for that
         "buy_block": pl.when(eligible & attempted).then(blocked),
         "downlock": pl.when(eligible).then(pl.col("downlock")),
         "fragility": pl.when(eligible).then(pl.col("adverse")),
