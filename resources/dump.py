@@ -83,9 +83,10 @@ class Dump:
     @cached_property
     def days(self) -> pl.DataFrame:
         """Every day of the dump: `head` as the dump writes it, `day` as Date, `rows`."""
-        counts = self.scan.group_by(self.event_head.alias("head")).agg(pl.len().alias("rows"))
-        frame = self.collect(counts)
-        return frame.with_columns(convert(frame["head"], pl.Date(), self.spec.zone).alias("day")).sort("day")
+        heads = self.event_head.alias("head")
+        counts = self.collect(self.scan.group_by(heads).agg(pl.len().alias("rows")))
+        days = convert(counts.select(day="head"), {"day": pl.Date()}, self.spec.zone)
+        return counts.hstack(days).sort("day")
 
     def rows(self, sessions: Sequence[date] | None) -> pl.DataFrame:
         """Typed rows of some days, or all; rows without a day always, so that they are met as an error."""

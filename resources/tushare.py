@@ -171,22 +171,21 @@ class TushareSource:
 
     def _answer(self, spec: TableSpec, ask: Ask) -> Answer:
         """All pages of some requests; read once more when pages disagree, because paging has no snapshot."""
-        answer = self._read(spec, ask)
-        if not answer.rows.select(spec.key).is_duplicated().any():
+        first = self._read(spec, ask)
+        if not _doubled(spec, first.rows):
+            return first
+        answer = _settled(spec, first)
+        if not _doubled(spec, answer.rows):
             return answer
-        again = self._read(spec, ask)
+        answer = _settled(spec, self._read(spec, ask))
         note = f"{spec.name} {ask.requests[0]}: rows of one key differed between pages; read again"
-        return replace(again, calls=answer.calls + again.calls, notes=(note, *again.notes))
+        return replace(answer, calls=first.calls + answer.calls, notes=(note, *answer.notes))
 
     def _read(self, spec: TableSpec, ask: Ask) -> Answer:
         read = [self._pages(spec, params) for params in ask.requests]
-        raw = pl.concat([rows for rows, _, _ in read])
-        rows = spec.settle(raw)
-        repeats = raw.height - rows.height
         return Answer(
-            ask, rows, cut=any(cut for _, cut, _ in read), first_empty=read[0][0].is_empty(),
-            calls=sum(calls for _, _, calls in read),
-            notes=(f"{spec.name}: {repeats} repeated rows dropped",) if repeats else (),
+            ask, pl.concat([rows for rows, _, _ in read]), cut=any(cut for _, cut, _ in read),
+            first_empty=read[0][0].is_empty(), calls=sum(calls for _, _, calls in read),
         )
 
     def _pages(self, spec: TableSpec, params: Mapping[str, str]) -> tuple[pl.DataFrame, bool, int]:
@@ -203,3 +202,14 @@ class TushareSource:
             if distinct == before:
                 return rows, True, len(frames) - 1
             offset += len(page.items)
+
+
+def _doubled(spec: TableSpec, rows: pl.DataFrame) -> bool:
+    return bool(rows.select(spec.key).is_duplicated().any())
+
+
+def _settled(spec: TableSpec, answer: Answer) -> Answer:
+    """The answer without repeats, which paging makes."""
+    rows = spec.settle(answer.rows)
+    note = f"{spec.name}: {answer.rows.height - rows.height} repeated rows dropped"
+    return replace(answer, rows=rows, notes=(note,) if rows.height < answer.rows.height else ())

@@ -27,14 +27,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an `Ask` gave: settled rows; `cut` when a page stayed at the row cap without a further one."""
+    """What an `Ask` gave; `cut` when a page stayed at the row cap without a further one."""
 
     ask: Ask
     rows: pl.DataFrame
     cut: bool
     first_empty: bool
     calls: int
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def plan(spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]) -> Iterator[Ask]:

@@ -159,10 +159,9 @@ class TableSpec:
         if len(values) != len(fields):
             raise SchemaError(f"{self.name}: every row must have {len(fields)} values", len(values),
                               "the answer was cut or altered on its way; fetch it again")
-        return self._assemble({
-            name: from_json(name, column, self.schema[name], self.zone)
-            for name, column in zip(fields, values, strict=True)
-        }, len(items))
+        schema = self.schema
+        raw = [from_json(name, column, schema[name]) for name, column in zip(fields, values, strict=True)]
+        return self._assemble(convert(pl.DataFrame(raw), schema, self.zone))
 
     def typed(self, frame: pl.DataFrame) -> pl.DataFrame:
         """An imported frame in declared order and types; optional columns that it lacks are null.
@@ -174,9 +173,7 @@ class TableSpec:
         """
         missing = [c.name for c in self.columns if c.required and c.name not in frame.columns]
         self._refuse_columns(frame.columns, missing)
-        return self._assemble({
-            raw.name: convert(raw, self.schema[raw.name], self.zone) for raw in frame.iter_columns()
-        }, frame.height)
+        return self._assemble(convert(frame, self.schema, self.zone))
 
     def check(
         self, frame: pl.DataFrame, *, today: date | None = None, calendar: Calendar | None = None
@@ -249,11 +246,12 @@ class TableSpec:
             raise SchemaError(f"{self.name} needs the columns {list(self.names)}", f"missing {list(missing)}",
                               "the vendor dropped a column, or the dump was made without it")
 
-    def _assemble(self, series: dict[str, pl.Series], height: int) -> pl.DataFrame:
-        return pl.DataFrame([
-            series[c.name] if c.name in series else pl.Series(c.name, [None] * height, dtype=c.dtype)
+    def _assemble(self, frame: pl.DataFrame) -> pl.DataFrame:
+        present = set(frame.columns)
+        return frame.select(
+            c.name if c.name in present else pl.repeat(None, pl.len(), dtype=c.dtype).alias(c.name)
             for c in self.columns
-        ])
+        )
 
     def _check_nulls(self, frame: pl.DataFrame) -> None:
         for column in self.columns:

@@ -39,8 +39,9 @@ def test_json_types_are_not_trusted(opened: object):
 
 def test_a_column_of_mixed_numbers_keeps_every_value():
     """Integers, floats, numeric text, nulls and empty text: a silent null would hide a price."""
-    frame = factors(*[("A", f"2024010{i + 1}", v) for i, v in enumerate([1, 2.5, "3.5", None, ""])])
-    assert frame["adj_factor"].to_list() == [1.0, 2.5, 3.5, None, None]
+    values = [1, 2.5, "3.5", None, "", " NaN ", "NULL", float("nan")]
+    frame = factors(*[("A", f"2024010{i + 1}", v) for i, v in enumerate(values)])
+    assert frame["adj_factor"].to_list() == [1.0, 2.5, 3.5, *[None] * 5]
 
 
 @pytest.mark.parametrize(
