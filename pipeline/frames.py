@@ -50,9 +50,11 @@ def in_key_order(frame: pl.DataFrame, key: Sequence[str]) -> bool:
 
 def canonical(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Rows in key order, -0.0 as 0.0, NaN in one pattern: the form that is stored and hashed."""
+    # Not `column + 0.0`: polars 2.1 drops the addition of a literal zero and keeps -0.0.
     floats = [
         pl.when(pl.col(c).is_nan()).then(pl.lit(float("nan"), dtype=t))
-        .otherwise(pl.col(c) + pl.lit(0.0, dtype=t)).alias(c)
+        .when(pl.col(c) == 0).then(pl.lit(0.0, dtype=t))
+        .otherwise(pl.col(c)).alias(c)
         for c, t in frame.schema.items()
         if t in (pl.Float32, pl.Float64)
     ]
