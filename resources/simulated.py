@@ -1,6 +1,6 @@
 """The simulated vendor: Tushare's documented HTTP protocol over a made-up market, as an in-process transport.
 
-It answers at the simulated now: a row exists only once it was published. Not here: the market itself (`pipeline.simulation`).
+It answers at the simulated now: a row exists only once it was published. Not here: the market itself.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def simulated_market(profile: str, overrides: Mapping[str, Any] | None = None) -
 
 
 class SimulatedVendor(httpx.BaseTransport):
-    """Answers ``POST /`` and ``POST /dataapi/<api_name>`` like the vendor, from a simulated market at the clock's now.
+    """Answers ``POST /`` and ``POST /dataapi/<api_name>`` like the vendor, at the clock's now.
 
     Parameters
     ----------
@@ -181,7 +181,8 @@ def _answered(body: str) -> httpx.Response:
 
 
 def _body(code: int, message: str, data: str) -> str:
-    return f'{{"request_id":"simulated","code":{code},"msg":{json.dumps(message, ensure_ascii=False)},"data":{data}}}'
+    text = json.dumps(message, ensure_ascii=False)
+    return f'{{"request_id":"simulated","code":{code},"msg":{text},"data":{data}}}'
 
 
 def _sent(column: str, default: bool, fields: str) -> bool:
@@ -196,7 +197,7 @@ def _lines(rows: pl.DataFrame) -> pl.Series:
 
 
 def _literal(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A column as JSON literals; days as YYYYMMDD, stamps as YYYY-MM-DD HH:MM:SS. Simulated text needs no escapes."""
+    """A column as JSON literals in the vendor's formats. Simulated text needs no escapes."""
     column = pl.col(name)
     if dtype == pl.Date:
         number = (
@@ -215,7 +216,7 @@ def _literal(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _matching(rows: pl.DataFrame, params: dict[str, str]) -> pl.DataFrame:
-    """Rows whose text columns equal the parameters of the same name; several values are separated by commas."""
+    """Rows whose text columns equal the parameters of the same name (commas separate several values)."""
     masks = [pl.col(k).is_in(v.split(",")) for k, v in params.items() if rows.schema.get(k) == pl.String]
     if "is_open" in params and "is_open" in rows.columns:
         masks.append(pl.col("is_open") == _whole(params, "is_open", 0))

@@ -1,1 +1,1 @@
-"""A made-up A-share market in vendor tables: planted signal, none, or named faults. Read by tests and the simulated vendor."""
+"""A made-up A-share market told as vendor tables, with a planted signal or none, and named faults."""

@@ -1,4 +1,7 @@
-"""Counter-based random numbers: a draw depends on its name (seed, stream, session, instrument), never on what was drawn before."""
+"""Counter-based random numbers: a draw depends on its name, never on what was drawn before it.
+
+A name is (seed, stream, session, instrument), so any instrument-day can be made again alone.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def uniform(state: np.uint64) -> float:
 
 @numba.njit(cache=True, inline="always")
 def rough_normal(state: np.uint64) -> float:
-    """Unit variance from four 16-bit uniforms; ten times cheaper than Box-Muller, for bridges that need no tails."""
+    """Unit variance from four 16-bit uniforms: cheap, for bridges that need no tails."""
     z = bits(state)
     total = float(z & _LOW) + float((z >> _S16) & _LOW) + float((z >> _S32) & _LOW) + float(z >> _S48)
     return (total - 131_070.0) * (1.0 / 37_837.4)

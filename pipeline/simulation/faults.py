@@ -1,4 +1,4 @@
-"""Planted faults of the vendor: rows that come late, and rows that are first wrong and corrected the next morning."""
+"""Planted faults of the vendor: late rows, and rows first wrong and corrected the next morning."""
 
 from __future__ import annotations
 

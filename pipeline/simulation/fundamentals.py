@@ -14,7 +14,7 @@ _FUNDAMENTALS = 7_919  # joined to the seed: these draws follow no other
 
 @lru_cache(maxsize=4)
 def _per_share(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Quarter of each session; [quarters, instruments] earnings, book, sales, dividend per share of the first session, CNY."""
+    """Quarter of each session; [quarters, instruments] earnings, book, sales, dividend per share."""
     quarter = np.array([day.year * 4 + (day.month - 1) // 3 for day in world.days])
     quarter -= quarter[0]
     n, n_quarters = len(world.securities), int(quarter[-1]) + 1
@@ -36,7 +36,7 @@ def _per_share(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
 
 
 def valuation(world: World, t: np.ndarray, i: np.ndarray) -> dict[str, object]:
-    """`daily_basic` columns in the vendor's units for (session, instrument) pairs; NaN where the vendor has null."""
+    """`daily_basic` columns in the vendor's units for (session, instrument) pairs; NaN for null."""
     walk, character = world.walk, world.character
     quarter, earnings, book, sales, dividend = _per_share(world)
     close, multiple, q = walk.close[t, i] / 100.0, walk.multiple[t, i].astype(np.float64), quarter[t]
@@ -72,7 +72,7 @@ def valuation(world: World, t: np.ndarray, i: np.ndarray) -> dict[str, object]:
 
 
 def _volume_ratio(world: World, t: np.ndarray, i: np.ndarray) -> np.ndarray:
-    """Volume over its mean of the five sessions before, traded ones only; NaN in a listing's first sessions."""
+    """Volume over its mean of five sessions before, traded ones only; NaN with fewer than three."""
     walk = world.walk
     total, count = np.zeros(len(t)), np.zeros(len(t))
     for back in range(1, VOLUME_RATIO_SESSIONS + 1):

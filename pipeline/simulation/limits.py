@@ -1,7 +1,7 @@
 """Daily price limits as the simulated exchange applies them.
 
-A copy of the dated rules of its own, on purpose: the panel checks the vendor's limits against its rules, and a check against
-the code that made the numbers would see nothing.
+A copy of the dated rules of its own, on purpose: the panel checks the vendor's limits against its rules, and
+a check against the code that made the numbers would see nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def bands(board: np.ndarray, days: list[date], st: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def limit_ticks(reference: int, bps: int) -> tuple[int, int]:
-    """Lower and upper limit in ticks of 0.01 CNY, rounded half up in integers; (1, 10_000_000) without a limit."""
+    """Lower and upper limit in ticks of 0.01 CNY, half up in integers; (1, 10_000_000) without one."""
     if bps == NO_LIMIT:
         return 1, 10_000_000
     below = 3_600 if bps == ISSUE_DAY else bps

@@ -1,4 +1,4 @@
-"""The world's slow facts as Tushare's snapshot tables, every version of every row with the instant it was first served."""
+"""The world's slow facts as Tushare's snapshot tables: every version with the instant it was first served."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def index_member_all(world: World) -> pl.DataFrame:
 
 
 def _frame(table: str, columns: tuple[str, ...], rows: list[Row]) -> pl.DataFrame:
-    """Rows in the spec's columns (null where not given) plus `published_at`, in key order, oldest version first."""
+    """Rows in the spec's columns plus `published_at`, in key order, oldest version first."""
     spec = TABLES[table]
     given = pl.DataFrame(
         rows,

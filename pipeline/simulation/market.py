@@ -1,4 +1,4 @@
-"""The simulated market as others see it: `simulate(profile)`, the vendor's tables at any instant, minutes on demand, the oracle."""
+"""The simulated market as others see it: tables at any instant, minutes on demand, the oracle."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CACHED_ROWS = 8_000_000  # of session tables kept built; about 1 GB at 15 column
 
 
 def simulate(profile: Profile) -> SimulatedMarket:
-    """The market of a profile; equal profiles give equal markets, whatever the machine's load or thread count."""
+    """The market of a profile; equal profiles give equal markets."""
     return SimulatedMarket(make_world(profile, calibrated_strength(profile)))
 
 
@@ -49,8 +49,8 @@ class SimulatedMarket:
         The sample: sessions for which session tables have rows.
     tables : Mapping of str to DataFrame
         All versions of every table but `stk_mins` (see `minutes`), in the types and order of
-        `pipeline.tables.tushare.TABLES` plus `published_at` (Datetime us UTC): when the vendor began to serve the
-        version. Rows carry the code valid on their own session.
+        `pipeline.tables.tushare.TABLES` plus `published_at` (Datetime us UTC): when the vendor began to serve
+        the version. Rows carry the code valid on their own session.
     """
 
     def __init__(self, world: World) -> None:
@@ -69,7 +69,7 @@ class SimulatedMarket:
 
     @cached_property
     def oracle(self) -> pl.DataFrame:
-        """session, instrument (first code), signal, ret (T+1 open to T+3 close; null where it cannot be executed)."""
+        """session, instrument (first code), signal, ret (T+1 open to T+3 close; null where blocked)."""
         return oracle_frame(self._world)
 
     @cached_property
@@ -99,7 +99,7 @@ class SimulatedMarket:
     def table_at(
         self, name: str, now: datetime, start: date | None = None, end: date | None = None
     ) -> pl.DataFrame:
-        """What the vendor answers at `now`: per key the newest version published by then, under the codes of that day.
+        """What the vendor answers at `now`: per key the newest version, under the codes of that day.
 
         Parameters
         ----------
@@ -126,9 +126,9 @@ class SimulatedMarket:
     def minutes(
         self, codes: Sequence[str] | None = None, start: date | None = None, end: date | None = None
     ) -> pl.DataFrame:
-        """Five-minute bars, made on demand: ts_code as asked, trade_time (local, bar end), prices, vol in shares, amount in CNY.
+        """Five-minute bars made on demand: `stk_mins` columns, the codes asked for, `published_at`.
 
-        They add up exactly to the daily bar. `published_at` is that evening. Every code when `codes` is None.
+        They add up exactly to the daily bar. Every first code when `codes` is None.
         """
         lo, hi = self._ordinals(start or self.sessions[0], end or self.sessions[-1])
         wanted = list(codes) if codes is not None else self._world.securities.code.tolist()
@@ -212,7 +212,7 @@ class SimulatedMarket:
         return self._blocks[key]
 
     def _renamed(self, name: str, rows: pl.DataFrame, now: datetime) -> pl.DataFrame:
-        """Switched Beijing codes: the vendor serves their whole history under the new code, one laggard's factors excepted."""
+        """Switched Beijing codes: all history comes under the new code, a laggard's factors excepted."""
         if "ts_code" not in rows.columns:
             return rows
         renames = self._renames(now.astimezone(SHANGHAI).date())

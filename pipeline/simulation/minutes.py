@@ -1,4 +1,4 @@
-"""Five-minute bars of one session: a bridge from open to close, U-shaped in volume and variance. The day is their sum."""
+"""Five-minute bars of one session: a bridge from open to close, U-shaped in volume. The day is their sum."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def fill_day(
     state : uint64
         First state of the day's stream.
     start, end, width : float
-        Latent price at the open and the close, standard deviation of the free path, in ticks; the limits cut them.
+        Latent price at the open and the close, deviation of the free path, in ticks; limits cut them.
     lots : float
         Volume to expect, in lots of 100 shares; each bar trades at least one.
     lower, upper : int
         Daily limits in ticks.
     out : int64 [48, 6]
-        Open, high, low, close in ticks, lots, and amount in CNY: lots x ticks is CNY exactly, so that sums are exact.
+        Open, high, low, close in ticks, lots, and amount in CNY: lots x ticks is CNY, so that sums are exact.
     """
     walk = 0.0
     for k in range(BARS):

@@ -1,4 +1,4 @@
-"""What is known only to the maker of the market: the planted signal, the return it pays, and how strongly to plant it."""
+"""What only the maker of the market knows: the planted signal, what it pays, how strongly to plant it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput
-from pipeline.simulation.prices import HORIZON
+from pipeline.simulation.planting import HORIZON
 from pipeline.simulation.profiles import Profile
 from pipeline.simulation.world import World, make_world
 
@@ -16,7 +16,7 @@ CALIBRATION_INSTRUMENTS, CALIBRATION_SESSIONS = 300, 400
 
 
 def executable_return(world: World) -> np.ndarray:
-    """float64 [sessions, instruments]: T+1 open to T+3 close, adjusted; NaN where either trade was blocked or lies ahead.
+    """float64 [sessions, instruments]: T+1 open to T+3 close, adjusted; NaN where a trade was blocked.
 
     Blocked: suspended, an ST name at T, or the price at a daily limit.
     """
@@ -34,7 +34,7 @@ def executable_return(world: World) -> np.ndarray:
 
 
 def oracle_frame(world: World) -> pl.DataFrame:
-    """session, instrument, signal, ret: rows that have a signal; `ret` is null where it cannot be executed."""
+    """session, instrument, signal, ret: rows that have a signal; `ret` is null where blocked."""
     t, i = np.nonzero(np.isfinite(world.walk.signal))
     ret = executable_return(world)[t, i]
     return pl.DataFrame(
@@ -62,7 +62,7 @@ def mean_rank_ic(frame: pl.DataFrame, feature: str) -> float:
 
 @lru_cache(maxsize=32)
 def calibrated_strength(profile: Profile) -> float:
-    """Drift per unit of signal at which the oracle rank IC of (a sample of) the market is the profile's target.
+    """Drift per unit of signal at which the market's oracle rank IC is the profile's target.
 
     At most four secant steps; large profiles are calibrated on 300 names x 400 sessions of the same making.
     """

@@ -1,4 +1,4 @@
-"""The made-up securities: codes, boards, listings, delistings, ST and suspension episodes, ex-dates, industries. No prices."""
+"""The made-up securities: codes, boards, listings, episodes, ex-dates, industries. Not here: prices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ UNMAPPED = -1
 class Securities:
     """One entry per instrument, in order of its first code; ordinals count the sample's sessions.
 
-    `first`..`last` are the traded life inside the sample; `st`, `suspended`, `bands` are [sessions, instruments].
+    `first`..`last` is the traded life in the sample; `st`, `suspended`, `bands` are [sessions, instruments].
     """
 
     code: np.ndarray
@@ -72,7 +72,7 @@ class Securities:
 def make_securities(
     profile: Profile, days: list[date], calendar: np.ndarray, rng: np.random.Generator
 ) -> Securities:
-    """Draw the securities of a market; `days` are the sample's sessions, `calendar` all known ones (datetime64[D])."""
+    """Draw the securities; `days` are the sample's sessions, `calendar` all known ones (datetime64[D])."""
     n, n_sessions = profile.instruments, profile.sessions
     board = _boards(n, rng)
     listed, first = _listings(board, days, rng)
@@ -139,7 +139,7 @@ def _listings(board: np.ndarray, days: list[date], rng: np.random.Generator) -> 
 def _codes(
     board: np.ndarray, listed: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First code, later code and switch day; a BSE name's 920 number is its last three digits unless they are taken."""
+    """First code, later code, switch day; a 920 number keeps the last three digits unless they are taken."""
     n = len(board)
     code, later = np.empty(n, dtype="<U9"), np.full(n, "", dtype="<U9")
     switched = np.full(n, np.datetime64("NaT"), dtype="datetime64[D]")
@@ -176,7 +176,7 @@ def _free(stem: str, taken: set[str], rng: np.random.Generator) -> str:
 def _delistings(
     board: np.ndarray, first: np.ndarray, n_sessions: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Last traded ordinal, whether delisted, arrangement's first ordinal (every second one), start of the decline."""
+    """Last traded ordinal, delisted, first ordinal of the arrangement (every second one) and the decline."""
     n = len(board)
     candidates = rng.permutation(np.flatnonzero((first == 0) & (board <= limits.CHINEXT)))
     gone = candidates[: max(2, round(n * min(0.15, 0.02 * max(1.0, n_sessions / 400))))]
@@ -198,7 +198,7 @@ def _st_episodes(
     days: list[date],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """[n, 3] instrument, first ordinal, first ordinal after: about 4% of names in 400 sessions, and all that fall."""
+    """[n, 3] instrument, first ordinal, first after: 4% of names in 400 sessions, and all that fall."""
     n_sessions = len(days)
     healthy = rng.permutation(np.flatnonzero((first == 0) & (decline < 0)))
     chosen = healthy[: max(3, round(0.04 * len(board) * max(1.0, n_sessions / 400)))]
@@ -232,7 +232,7 @@ def _industries(
 def _suspensions(
     first: np.ndarray, last: np.ndarray, arrangement: np.ndarray, n_sessions: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Full-day suspensions: about 0.3% of rows, 4 sessions long on average, never around a listing or an end."""
+    """Full-day suspensions: 0.3% of rows, 4 sessions on average, never around a listing or an end."""
     n = len(first)
     suspended = np.zeros((n_sessions, n), dtype=bool)
     count = max(2, rng.poisson(0.0008 * n * n_sessions))
@@ -269,7 +269,7 @@ def _bands(
 
 
 def _ex_dates(days: list[date], n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Dividend yield and bonus ratio, [sessions, instruments]: 70% of names a year, in May to July, one in five with shares."""
+    """Dividend yield, bonus ratio: 70% of names a year, May to July, one in five with shares."""
     cash, ratio = np.zeros((len(days), n), dtype=np.float32), np.zeros((len(days), n), dtype=np.float32)
     axis = np.array(days, dtype="datetime64[D]")
     for year in range(days[0].year, days[-1].year + 1):

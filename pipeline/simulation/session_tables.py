@@ -1,6 +1,7 @@
-"""The world's days as Tushare's session tables: vendor columns, units and codes, and when each row was published.
+"""The world's days as Tushare's session tables: vendor columns, units, codes, and publication instants.
 
-Every builder takes a stretch [start, stop) of session ordinals, so that a large market never has to stand in memory as tables.
+Every builder takes a stretch [start, stop) of session ordinals, so that a large market never has to stand in
+memory as tables.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def daily(world: World, start: int, stop: int) -> pl.DataFrame:
 
 
 def adj_factor(world: World, start: int, stop: int) -> pl.DataFrame:
-    """Factors, also on suspended days. One switched BSE name's stay unpublished for 60 sessions after its switch."""
+    """Factors, also on suspended days; those of one BSE name are 60 sessions late after its switch."""
     t, i = _pairs(world.listed[start:stop], start)
     frame = _frame("adj_factor", world, t, i, FACTORS_AT, {"adj_factor": world.walk.factor[t, i]})
     laggard, until = laggard_factor(world)
@@ -87,7 +88,7 @@ def adj_factor(world: World, start: int, stop: int) -> pl.DataFrame:
 
 
 def laggard_factor(world: World) -> tuple[int, int]:
-    """The BSE instrument whose factors lag its new code, and the ordinal at which they catch up; (-1, 0) for none."""
+    """The BSE instrument whose factors lag its new code, and when they catch up; (-1, 0) for none."""
     late = world.switched + LAGGARD_SESSIONS
     found = np.flatnonzero((world.switched > 0) & (late < world.profile.sessions))
     return (int(found[-1]), int(late[found[-1]])) if len(found) else (-1, 0)
@@ -220,7 +221,7 @@ def _benchmark(world: World) -> pl.DataFrame:
 
 
 def _index_weights(world: World) -> np.ndarray:
-    """Float value at the first session of the 300 largest (or the larger half of) names that trade throughout."""
+    """Share of float value at the first session: the 300 largest (or larger half of) names throughout."""
     s, c = world.securities, world.character
     value = c.price * c.shares * c.float_share
     value = np.where((s.first == 0) & ~s.delisted & (s.board != limits.BSE), value, 0.0)

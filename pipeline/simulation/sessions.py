@@ -62,8 +62,8 @@ def open_days(first: date, last: date) -> list[date]:
 def trading_calendar(last_session: date, sessions: int) -> tuple[Calendar, int]:
     """The calendar around a sample, and the ordinal of the sample's first session.
 
-    It starts a year before the sample (so that listing ages can be counted) and ends with the last year whose holidays
-    are announced 45 days after `last_session`.
+    It starts a year before the sample (so that listing ages can be counted) and ends with the year in which
+    the 45th day after `last_session` lies.
     """
     if not open_days(last_session, last_session):
         raise BadInput("last_session must be open in the made-up calendar", last_session, "choose a session")

@@ -1,4 +1,4 @@
-"""Everything that is true of one simulated market, before any vendor tells it: who, when, and at what price."""
+"""All that is true of one simulated market, before any vendor tells it: who, when, at what price."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import polars as pl
 from pipeline.calendars import Calendar
 from pipeline.clock import instant
 from pipeline.simulation import limits
-from pipeline.simulation.prices import Character, Walk, draw_character, walk_prices
+from pipeline.simulation.character import Character, draw_character
+from pipeline.simulation.prices import walk_prices
 from pipeline.simulation.profiles import Profile
 from pipeline.simulation.securities import Securities, make_securities
 from pipeline.simulation.sessions import trading_calendar
+from pipeline.simulation.walk import Walk
 
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A market's truth, compared by identity. Ordinals count the sample's sessions; arrays are [sessions, instruments]."""
+    """A market's truth, compared by identity; arrays are [sessions of the sample, instruments]."""
 
     profile: Profile
     calendar: Calendar
