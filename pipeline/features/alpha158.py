@@ -88,7 +88,7 @@ def _features() -> tuple[Feature, ...]:
 
 def _compute(history: History) -> np.ndarray:
     v = history.values
-    out = np.empty((len(FAMILY.features), len(history.start), history.n_sessions - history.first), np.float32)
+    out = history.empty(len(FAMILY.features))
     alpha158(
         v["open"],
         v["high"],

@@ -85,7 +85,7 @@ def _bar_series(
     volume: np.ndarray,
     factor: np.ndarray,
 ) -> np.ndarray:
-    """`[8, n_sessions]`: adjusted close, high, low, volume; log volume; return, log volume change, volume moved."""
+    """`[8, n_sessions]`: adjusted close, high, low, volume; log volume, return, log change, volume moved."""
     s = np.full((8, len(close)), np.nan)
     for t in range(len(close)):
         if math.isnan(open_[t] + high[t] + low[t] + close[t] + volume[t] + factor[t]):
@@ -194,7 +194,7 @@ def _walk(s: np.ndarray, t: int, ordered: np.ndarray, held: np.ndarray, out: np.
                 continue
             n += 1
             oldest = t - j
-            d, lv, dv = close[j] * inverse - 1.0, log_volume[j] - l_now, volume[j] - v_now
+            d, lv, dv = (close[j] - close[t]) * inverse, log_volume[j] - l_now, volume[j] - v_now
             sx += x
             sxx += x * x
             sd += d

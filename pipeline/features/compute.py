@@ -11,6 +11,7 @@ import polars as pl
 from pipeline.errors import BadInput
 from pipeline.features.history import KEY, build
 from pipeline.features.intraday import CHANNELS, channels
+from pipeline.features.kernels import settle
 from pipeline.features.plan import Plan
 from pipeline.frames import AsOf, as_of, require_columns
 
@@ -48,25 +49,24 @@ def compute(
         A wanted session without panel rows; doubled keys; an absent column of the plan; an infinite value.
     """
     history = build(as_of(panel), patches, intraday, plan.inputs, plan.lookback, sessions)
-    blocks = []
+    columns: dict[str, np.ndarray] = {}
     for family in plan.families:
-        block = family.compute(history)
-        _require_finite(family.name, [f.name for f in family.features], block)
-        blocks += [
-            pl.Series(feature.name, values, dtype=pl.Float32).fill_nan(None)
-            for feature, values in zip(family.features, block, strict=True)
-        ]
-    return history.rows.select(KEY).with_columns(blocks)
+        names = [feature.name for feature in family.features]
+        columns |= dict(zip(names, _settled(family.name, names, family.compute(history)), strict=True))
+    values = pl.DataFrame(columns).with_columns(pl.all().fill_nan(None))
+    return pl.concat([history.rows.select(KEY), values], how="horizontal")
 
 
-def _require_finite(family: str, names: Sequence[str], block: np.ndarray) -> None:
-    infinite = np.isinf(block).any(axis=1)
+def _settled(family: str, names: Sequence[str], block: np.ndarray) -> np.ndarray:
+    """The block with -0.0 as 0.0; an error naming the columns that hold an infinity."""
+    infinite = settle(block)
     if infinite.any():
         raise BadInput(
             "a feature is finite or missing",
-            f"{family}: {[n for n, x in zip(names, infinite, strict=True) if x]}",
+            f"{family}: {[name for name, wrong in zip(names, infinite, strict=True) if wrong]}",
             "look for zero prices or amounts in the panel: asof quarantines them",
         )
+    return block
 
 
 def path_channels(intraday: pl.DataFrame, panel: AsOf, sessions: Sequence[date]) -> pl.DataFrame:
@@ -86,7 +86,9 @@ def path_channels(intraday: pl.DataFrame, panel: AsOf, sessions: Sequence[date])
         .sort(KEY)
     )
     bars = np.ascontiguousarray(rows["bars"].to_numpy()).reshape(len(rows), width // 5, 5)
-    flat = channels(bars).reshape(len(rows), width // 5 * len(CHANNELS))
+    found = channels(bars)
+    settle(found.reshape(1, -1))
+    flat = found.reshape(len(rows), width // 5 * len(CHANNELS))
     return rows.select(KEY).with_columns(
         pl.Series("channels", flat, dtype=pl.Array(pl.Float32, flat.shape[1]))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.features.history import History
-from pipeline.features.kernels import group_moments, percentile
+from pipeline.features.kernels import group_moments, percentiles
 from pipeline.features.spec import Family, Feature
 
 _RANKED = {
@@ -69,9 +69,9 @@ def _compute(history: History) -> np.ndarray:
     use, starts = history.eligible, history.row_starts
     industry = history.rows["industry"].fill_null("").rank("dense").to_numpy().astype(np.int64) - 1
     n_industries = int(industry.max(initial=-1)) + 1
-    columns = [percentile(history.lagged(column), use, starts) for column in _RANKED.values()]
     changes = [history.change(n) for n in _WINDOWS]
-    columns += [percentile(change, use, starts) for change in changes]
+    ranked = [history.lagged(column) for column in _RANKED.values()]
+    columns = [*percentiles(np.stack(ranked + changes), use, starts)]
     groups = [group_moments(change, use, industry, n_industries, starts) for change in changes]
     columns += [change - mean for change, (mean, _) in zip(changes, groups, strict=True)]
     columns.append(np.where(np.isnan(changes[0]), np.nan, groups[0][1]))

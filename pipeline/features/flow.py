@@ -34,34 +34,30 @@ def _features() -> tuple[Feature, ...]:
 def _imbalance(
     net: np.ndarray, gross: np.ndarray, start: np.ndarray, stop: np.ndarray, first: int, out: np.ndarray
 ) -> None:
-    """Fill `out` float32 `[3, n_histories, n_sessions - first]` with sum(net) / sum(gross)."""
+    """Fill `out` float32 `[12, n_histories, n_sessions - first]` with sum(net) / sum(gross), `net` `[4,
+    ...]`."""
+    windows = len(_LENGTHS)
     for h in prange(len(start)):
         for t in range(start[h], stop[h]):
-            bars, bought, traded = 0, 0.0, 0.0
-            k = 0
-            for w in range(len(_LENGTHS)):
-                while k < _LENGTHS[w] and k <= t:
-                    if gross[h, t - k] > 0 and not np.isnan(net[h, t - k]):
-                        bars += 1
-                        bought += net[h, t - k]
-                        traded += gross[h, t - k]
-                    k += 1
-                out[w, h, t - first] = bought / traded if bars >= (_LENGTHS[w] + 1) // 2 else np.nan
+            for size in range(len(net)):
+                bars, bought, traded = 0, 0.0, 0.0
+                k = 0
+                for w in range(windows):
+                    while k < _LENGTHS[w] and k <= t:
+                        if gross[h, t - k] > 0 and not np.isnan(net[size, h, t - k]):
+                            bars += 1
+                            bought += net[size, h, t - k]
+                            traded += gross[h, t - k]
+                        k += 1
+                    value = bought / traded if bars >= (_LENGTHS[w] + 1) // 2 else np.nan
+                    out[size * windows + w, h, t - first] = value
 
 
 def _compute(history: History) -> np.ndarray:
     v = history.values
-    windows = len(_LENGTHS)
-    out = np.empty((len(FAMILY.features), len(history.start), history.n_sessions - history.first), np.float32)
-    for i, size in enumerate(_SIZES):
-        _imbalance(
-            v[f"flow_{size}"],
-            v["flow_gross"],
-            history.start,
-            history.stop,
-            history.first,
-            out[i * windows : (i + 1) * windows],
-        )
+    out = history.empty(len(FAMILY.features))
+    net = np.stack([v[f"flow_{size}"] for size in _SIZES])
+    _imbalance(net, v["flow_gross"], history.start, history.stop, history.first, out)
     return history.at_rows(out)
 
 

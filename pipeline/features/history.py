@@ -15,6 +15,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
+from pipeline.asof.panel import dense
 from pipeline.errors import BadInput
 from pipeline.features.kernels import gather
 from pipeline.frames import require_columns, require_unique
@@ -30,6 +31,8 @@ class History:
     ----------
     values : dict of str to ndarray
         Panel column -> float64 `[n_histories, n_sessions]`, NaN where absent.
+    n_sessions : int
+        Sessions of the panel up to the last wanted one.
     start, stop : ndarray
         int64 `[n_histories]`: session positions `[start, stop)` whose decisions read this history.
     first : int
@@ -45,6 +48,7 @@ class History:
     """
 
     values: dict[str, np.ndarray]
+    n_sessions: int
     start: np.ndarray
     stop: np.ndarray
     first: int
@@ -54,9 +58,9 @@ class History:
     row_starts: np.ndarray
     bars: np.ndarray
 
-    @property
-    def n_sessions(self) -> int:
-        return int(next(iter(self.values.values())).shape[1])
+    def empty(self, n_features: int) -> np.ndarray:
+        """Uninitialised float32 `[n_features, n_histories, n_sessions - first]` for a kernel to fill."""
+        return np.empty((n_features, len(self.start), self.n_sessions - self.first), np.float32)
 
     def at_rows(self, dense: np.ndarray) -> np.ndarray:
         """float32 `[F, n_rows]` of a kernel's `[F, n_histories, n_sessions - first]`."""
@@ -131,9 +135,11 @@ def build(
     )
     numeric = [c for c in columns if span.schema[c].is_numeric() or span.schema[c] == pl.Boolean]
     first = int(np.searchsorted(axes.sessions, np.datetime64(days[0])))
-    base = _dense(span, axes, numeric)
+    _require_one_row_per_key(span, axes)
+    base = dense(span, numeric, axes.sessions, axes.instruments.to_list()).values
     segments = _segments(patches, axes, numeric, max(first - lookback + 1, 0), first)
-    values, start, stop, active = _with_segments(base, segments, first, len(axes.sessions))
+    values = {name: _with_patches(name, array, segments) for name, array in base.items()}
+    start, stop, active = _spans(segments, len(axes.instruments), len(axes.sessions), first)
     rows = span.filter(pl.col("session").is_in(days)).select([*KEY, "eligible", *columns]).sort(KEY)
     position, code = axes.positions(rows), axes.codes(rows)
     starts = np.searchsorted(
@@ -141,6 +147,7 @@ def build(
     )
     return History(
         values,
+        len(axes.sessions),
         start,
         stop,
         first,
@@ -165,20 +172,11 @@ def _wanted_days(panel: pl.DataFrame, wanted: Sequence[date]) -> list[date]:
     return days
 
 
-def _dense(frame: pl.DataFrame, axes: _Axes, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Column -> float64 `[n_instruments, n_sessions]`, NaN where absent."""
-    shape = (len(axes.instruments), len(axes.sessions))
-    flat = axes.codes(frame) * shape[1] + axes.positions(frame)
-    held = np.zeros(shape[0] * shape[1], bool)
-    held[flat] = True
+def _require_one_row_per_key(frame: pl.DataFrame, axes: _Axes) -> None:
+    held = np.zeros((len(axes.instruments), len(axes.sessions)), bool)
+    held[axes.codes(frame), axes.positions(frame)] = True
     if held.sum() != len(frame):
         require_unique(frame, KEY, "features: the panel")
-    arrays = {}
-    for column in columns:
-        array = np.full(shape[0] * shape[1], np.nan)
-        array[flat] = _float64(frame[column])
-        arrays[column] = array.reshape(shape)
-    return arrays or {"": np.empty(shape)}
 
 
 def _float64(series: pl.Series) -> np.ndarray:
@@ -208,7 +206,7 @@ def _segments(
     days = axes.sessions
     kept = (
         patches.filter(
-            pl.col("session").is_between(days[oldest].item(), days[-1].item()),
+            pl.col("session").is_in(pl.Series(days[oldest:]).implode()),
             pl.col("effective_session") <= days[-1].item(),
             pl.col("instrument").is_in(axes.instruments.implode()),
         )
@@ -236,27 +234,30 @@ def _ranges(begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)
 
 
-def _with_segments(
-    base: dict[str, np.ndarray], segments: _Segments, first: int, n_sessions: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Base histories, the segments below them, their spans, and `[n_instruments, n_wanted]` which is read."""
-    n_base, n_more = len(next(iter(base.values()))), len(segments.instrument)
-    values = {}
-    for name, array in base.items():
-        stacked = np.concatenate([array, array[segments.instrument]])
-        if name in segments.cells:
-            stacked[n_base + segments.segment, segments.position] = segments.cells[name]
-        values[name] = stacked
-    start = np.concatenate([np.full(n_base, first), segments.effective]).astype(np.int64)
-    stop = np.full(n_base + n_more, n_sessions, np.int64)
+def _with_patches(column: str, base: np.ndarray, segments: _Segments) -> np.ndarray:
+    """The panel's array with one patched copy of its instrument's row below it for every segment."""
+    values = np.concatenate([base, base[segments.instrument]])
+    if column in segments.cells:
+        values[len(base) + segments.segment, segments.position] = segments.cells[column]
+    return values
+
+
+def _spans(
+    segments: _Segments, n_base: int, n_sessions: int, first: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`[start, stop)` of every history, and `[n_instruments, n_sessions - first]`: which one a decision
+    reads."""
+    owner, since, n_more = segments.instrument, segments.effective, len(segments.instrument)
+    until = np.full(n_more, n_sessions, np.int64)
+    followed = np.flatnonzero(owner[1:] == owner[:-1])
+    until[followed] = since[followed + 1]
     active = np.repeat(np.arange(n_base, dtype=np.int64)[:, None], n_sessions - first, axis=1)
-    owner, since = segments.instrument, segments.effective
-    followed = np.flatnonzero(owner[1:] == owner[:-1]) if n_more else np.empty(0, np.int64)
-    stop[n_base + followed] = since[followed + 1]
-    lengths = stop[n_base:] - since
-    column = _ranges(since, stop[n_base:]) - first
-    active[np.repeat(owner, lengths), column] = np.repeat(np.arange(n_base, n_base + n_more), lengths)
-    return values, start, stop, active
+    lengths = until - since
+    active[np.repeat(owner, lengths), _ranges(since, until) - first] = np.repeat(
+        n_base + np.arange(n_more), lengths
+    )
+    start = np.concatenate([np.full(n_base, first), since]).astype(np.int64)
+    return start, np.concatenate([np.full(n_base, n_sessions), until]).astype(np.int64), active
 
 
 def _bars(intraday: pl.DataFrame, rows: pl.DataFrame, read: bool) -> np.ndarray:

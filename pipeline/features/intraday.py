@@ -164,7 +164,7 @@ def channels(bars: np.ndarray) -> np.ndarray:
             out[r, b, 5] = math.sqrt(squares / held)
             out[r, b, 6] = _sign(step) * share if b < edge else 0.0
             out[r, b, 7] = -before_late * step if b >= n - edge else 0.0
-    return out + np.float32(0.0)
+    return out
 
 
 def _compute(history: History) -> np.ndarray:

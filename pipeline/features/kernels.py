@@ -13,12 +13,23 @@ from numba import njit, prange
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def gather(dense: np.ndarray, history: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """float32 `[F, n_rows]` from `[F, n_histories, n_columns]`; -0.0 becomes 0.0."""
+    """float32 `[F, n_rows]` from `[F, n_histories, n_columns]`."""
     out = np.empty((dense.shape[0], len(history)), np.float32)
     for f in prange(dense.shape[0]):
         for r in range(len(history)):
-            out[f, r] = dense[f, history[r], column[r]] + np.float32(0.0)
+            out[f, r] = dense[f, history[r], column[r]]
     return out
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def settle(block: np.ndarray) -> np.ndarray:
+    """Make every -0.0 of float32 `[F, n_rows]` 0.0 in place; bool `[F]`: which rows hold an infinity."""
+    infinite = np.zeros(len(block), np.bool_)
+    for f in prange(len(block)):
+        for r in range(block.shape[1]):
+            block[f, r] += np.float32(0.0)
+            infinite[f] |= math.isinf(block[f, r])
+    return infinite
 
 
 @njit(cache=True, error_model="numpy")
@@ -76,10 +87,15 @@ def group_moments(
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def percentile(values: np.ndarray, use: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Average-tie rank over count, in (0, 1], among the session's used and present values; NaN elsewhere."""
-    out = np.full(len(values), np.nan)
-    for s in prange(len(starts) - 1):
+def percentiles(columns: np.ndarray, use: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Average-tie rank over count, in (0, 1], among a session's used and present values; NaN elsewhere.
+
+    `columns` float64 `[n_columns, n_rows]`; ranks are exact, so the order of the rows cannot matter.
+    """
+    out = np.full(columns.shape, np.nan)
+    n_sessions = len(starts) - 1
+    for task in prange(len(columns) * n_sessions):
+        values, ranks, s = columns[task // n_sessions], out[task // n_sessions], task % n_sessions
         rows = np.empty(starts[s + 1] - starts[s], np.int64)
         n = 0
         for r in range(starts[s], starts[s + 1]):
@@ -93,6 +109,6 @@ def percentile(values: np.ndarray, use: np.ndarray, starts: np.ndarray) -> np.nd
             while j + 1 < n and values[rows[j + 1]] == values[rows[i]]:
                 j += 1
             for m in range(i, j + 1):
-                out[rows[m]] = (0.5 * (i + j) + 1.0) / n
+                ranks[rows[m]] = (0.5 * (i + j) + 1.0) / n
             i = j + 1
     return out

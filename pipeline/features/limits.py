@@ -148,7 +148,7 @@ def _present(values: np.ndarray, t: int, length: int) -> float:
 
 def _compute(history: History) -> np.ndarray:
     v = history.values
-    out = np.empty((len(FAMILY.features), len(history.start), history.n_sessions - history.first), np.float32)
+    out = history.empty(len(FAMILY.features))
     _limits(
         v["high"],
         v["low"],

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit, prange
 
 from pipeline.features.history import History
-from pipeline.features.kernels import percentile, session_moments
+from pipeline.features.kernels import percentiles, session_moments
 from pipeline.features.spec import Family, Feature
 
 _CLOSE = ("close", "factor")
@@ -112,11 +112,11 @@ def _compute(history: History) -> np.ndarray:
     def mean(values: np.ndarray, also: np.ndarray = use) -> np.ndarray:
         return session_moments(values, use & also, starts)[0]
 
-    def spread(n: int) -> np.ndarray:
-        size = percentile(history.lagged("circ_mv", n), use, starts)
+    def spread(n: int, size: np.ndarray) -> np.ndarray:
         return mean(changes[n], size <= _TAIL) - mean(changes[n], size > 1.0 - _TAIL)
 
     changes = {n: history.change(n) for n in _WINDOWS}
+    sizes = percentiles(np.stack([history.lagged("circ_mv", n) for n in _SPREAD]), use, starts)
     close = history.lagged("close")
     up = mean(_flag(np.abs(close - history.lagged("up_limit")) < _HALF_TICK, close))
     down = mean(_flag(np.abs(close - history.lagged("down_limit")) < _HALF_TICK, close))
@@ -125,7 +125,7 @@ def _compute(history: History) -> np.ndarray:
         _market_volatility(_daily(history), use, history.row_history, history.row_position, starts),
         *(mean(_flag(changes[n] > 0, changes[n])) for n in _BREADTH),
         *(session_moments(changes[n], use, starts)[1] for n in _BREADTH),
-        *(spread(n) for n in _SPREAD),
+        *(spread(n, size) for n, size in zip(_SPREAD, sizes, strict=True)),
         mean(history.lagged("turnover")),
         up,
         down,

@@ -193,7 +193,7 @@ def _walk(
 
 def _compute(history: History) -> np.ndarray:
     v = history.values
-    out = np.empty((len(FAMILY.features), len(history.start), history.n_sessions - history.first), np.float32)
+    out = history.empty(len(FAMILY.features))
     _returns(
         v["open"],
         v["close"],

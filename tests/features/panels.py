@@ -1,4 +1,5 @@
-"""A small made-up panel for this room: gaps, suspensions, listings, locked limits, ex-dates, patches and minutes."""
+"""A small made-up panel for this room: gaps, suspensions, listings, locked limits, ex-dates, patches and
+minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from pipeline.frames import AsOf
 N_BARS = 48
 _FLOWS = ("flow_small", "flow_medium", "flow_large", "flow_extra_large")
 MEASURES = (
-    "open", "high", "low", "close", "pre_close", "volume", "amount", "factor", "up_limit", "down_limit", "suspended",
+    "open", "high", "low", "close", "pre_close", "volume", "amount", "factor", "up_limit", "down_limit",
+    "suspended",
     "turnover", "pe_ttm", "pb", "ps_ttm", "dividend_yield_pct", "total_mv", "circ_mv", *_FLOWS, "flow_gross",
 )  # fmt: skip
 
@@ -42,7 +44,11 @@ def weekdays(n: int, first: date = date(2025, 1, 2)) -> list[date]:
 
 
 def market(
-    n_instruments: int = 14, n_sessions: int = 140, seed: int = 3, gaps: float = 0.06, patch_share: float = 0.01
+    n_instruments: int = 14,
+    n_sessions: int = 140,
+    seed: int = 3,
+    gaps: float = 0.06,
+    patch_share: float = 0.01,
 ) -> Market:
     """Deterministic from its arguments."""
     rng = np.random.default_rng(seed)
@@ -61,11 +67,12 @@ def _instrument(rng: np.random.Generator, i: int, days: list[date], gaps: float)
     close = np.round(10 * (i + 1) * np.exp(np.cumsum(np.clip(move, -0.095, 0.095))), 2)
     pre_close = np.concatenate([close[:1], close[:-1]])
     up, down = np.round(pre_close * 1.1, 2), np.round(pre_close * 0.9, 2)
-    locked = rng.random(t) < 0.04
-    close = np.where(locked, up, close)
+    locked, fallen = rng.random(t) < 0.04, rng.random(t) < 0.04
+    locked[20 : 34 if i % 6 == 5 else 20] = True  # a run at the limit
+    close = np.where(locked, up, np.where(fallen, down, close))
     open_ = np.round(pre_close * np.exp(rng.normal(0, 0.01, t)), 2)
     high = np.round(np.maximum(open_, close) * (1 + rng.exponential(0.004, t) * ~locked), 2)
-    low = np.round(np.minimum(open_, close) * (1 - rng.exponential(0.004, t)), 2)
+    low = np.round(np.minimum(open_, close) * (1 - rng.exponential(0.004, t) * ~fallen), 2)
     volume = np.round(np.exp(rng.normal(13, 0.6, t))) * 100
     factor = np.round(np.cumprod(1 + (rng.random(t) < 0.02) * rng.random(t)), 4)
     frame = pl.DataFrame({
@@ -104,9 +111,16 @@ def _patches(rng: np.random.Generator, panel: pl.DataFrame, share: float) -> pl.
     source = pl.concat([source, source.head(len(source) // 3)])
     later = [min(days.index(s) + int(rng.integers(1, 26)), len(days) - 1) for s in source["session"]]
     scale = pl.Series(1 + rng.normal(0, 0.02, len(source)))
+    bar = {"open": 10.0, "high": 10.4, "low": 9.8, "close": 10.1, "volume": 2e6, "amount": 2e7}
+    source = source.with_columns(pl.col(name).fill_null(value) for name, value in bar.items())  # late rows
     patches = source.select(
         pl.Series("effective_session", [days[i] for i in later]), "session", "instrument", *MEASURES
-    ).with_columns(pl.col("close") * scale, pl.col("high") * 1.05, pl.col("volume") * (1 + scale), pl.col("circ_mv") * scale)
+    ).with_columns(
+        pl.col("close") * scale,
+        pl.col("high") * 1.05,
+        pl.col("volume") * (1 + scale),
+        pl.col("circ_mv") * scale,
+    )
     return (
         patches.filter(pl.col("effective_session") > pl.col("session"))
         .unique(["effective_session", "session", "instrument"], keep="last", maintain_order=True)

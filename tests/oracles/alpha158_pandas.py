@@ -1,6 +1,6 @@
 """Alpha158 written the slow, obvious way: pandas series of one instrument, one expression a column.
 
-`skip_missing=False` is qlib's own treatment of missing bars, `True` ours; on a history without any, both agree.
+`skip_missing=False` is qlib's own treatment of missing bars, `True` ours; without any, both agree.
 Nothing is shared with the kernel: windows are materialised, every moment is two-pass.
 """
 
@@ -77,7 +77,8 @@ def alpha158(bars: pd.DataFrame, skip_missing: bool = True) -> pd.DataFrame:
     Parameters
     ----------
     bars : pandas.DataFrame
-        One row a calendar session, in order: raw open, high, low, close, volume, amount, factor; NaN without a bar.
+        One row a calendar session, in order: raw open, high, low, close, volume, amount, factor; NaN
+        without a bar.
     """
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -91,11 +92,19 @@ def _alpha158(bars: pd.DataFrame, skip_missing: bool) -> pd.DataFrame:
     present = c.notna()
     top, bottom, length = np.maximum(o, c), np.minimum(o, c), h - low + EPS
     out: dict[str, pd.Series | np.ndarray] = {
-        "KMID": (c - o) / o, "KLEN": (h - low) / o, "KMID2": (c - o) / length,
-        "KUP": (h - top) / o, "KUP2": (h - top) / length,
-        "KLOW": (bottom - low) / o, "KLOW2": (bottom - low) / length,
-        "KSFT": (2 * c - h - low) / o, "KSFT2": (2 * c - h - low) / length,
-        "OPEN0": o / c, "HIGH0": h / c, "LOW0": low / c, "VWAP0": vwap / c,
+        "KMID": (c - o) / o,
+        "KLEN": (h - low) / o,
+        "KMID2": (c - o) / length,
+        "KUP": (h - top) / o,
+        "KUP2": (h - top) / length,
+        "KLOW": (bottom - low) / o,
+        "KLOW2": (bottom - low) / length,
+        "KSFT": (2 * c - h - low) / o,
+        "KSFT2": (2 * c - h - low) / length,
+        "OPEN0": o / c,
+        "HIGH0": h / c,
+        "LOW0": low / c,
+        "VWAP0": vwap / c,
     }
     before, v_before = c.shift(1), v.shift(1)
     move, v_move = c - before, v - v_before
@@ -104,10 +113,10 @@ def _alpha158(bars: pd.DataFrame, skip_missing: bool) -> pd.DataFrame:
     weighted = ((c / before - 1).abs() * v).to_numpy()
     flat_close = 1e-7 * c.to_numpy() if skip_missing else 2e-5
 
-    def rolling(name: str, n: int) -> pd.Series | np.ndarray:
-        slope, r_squared, residual = _regression(c, n) if name in ("BETA", "RSQR", "RESI") else (None, None, None)
-        high_at = _index(h.to_numpy(), n, skip_missing, True) if name in ("IMAX", "IMXD") else None
-        low_at = _index(low.to_numpy(), n, skip_missing, False) if name in ("IMIN", "IMXD") else None
+    def rolling(n: int) -> dict[str, pd.Series | np.ndarray]:
+        slope, r_squared, residual = _regression(c, n)
+        high_at = _index(h.to_numpy(), n, skip_missing, True)
+        low_at = _index(low.to_numpy(), n, skip_missing, False)
         up = move.clip(lower=0).rolling(n, 1).sum()
         down = (-move).clip(lower=0).rolling(n, 1).sum()
         total = move.abs().rolling(n, 1).sum() + EPS
@@ -117,47 +126,39 @@ def _alpha158(bars: pd.DataFrame, skip_missing: bool) -> pd.DataFrame:
         rises = _count_mean(c > before, present, n, skip_missing)
         falls = _count_mean(c < before, present, n, skip_missing)
         highest, lowest = h.rolling(n, 1).max(), low.rolling(n, 1).min()
-        expressions = {
-            "ROC": lambda: c.shift(n) / c,
-            "MA": lambda: np.nanmean(_windows(c.to_numpy(), n), axis=1) / c,
-            "STD": lambda: _std(c.to_numpy(), n) / c,
-            "BETA": lambda: slope / c,
-            "RSQR": lambda: np.where(_std(c.to_numpy(), n) <= flat_close, np.nan, r_squared),
-            "RESI": lambda: residual / c,
-            "MAX": lambda: highest / c,
-            "MIN": lambda: lowest / c,
-            "QTLU": lambda: _quantile(c.to_numpy(), n, 0.8) / c,
-            "QTLD": lambda: _quantile(c.to_numpy(), n, 0.2) / c,
-            "RANK": lambda: c.rolling(n, 1).rank(pct=True),
-            "RSV": lambda: (c - lowest) / (highest - lowest + EPS),
-            "IMAX": lambda: high_at / n,
-            "IMIN": lambda: low_at / n,
-            "IMXD": lambda: (high_at - low_at) / n,
-            "CORR": lambda: _correlation(c.to_numpy(), log_v, n, flat_close),
-            "CORD": lambda: _correlation((c / before).to_numpy(), log_change, n, 2e-5),
-            "CNTP": lambda: rises,
-            "CNTN": lambda: falls,
-            "CNTD": lambda: rises - falls,
-            "SUMP": lambda: up / total,
-            "SUMN": lambda: down / total,
-            "SUMD": lambda: (up - down) / total,
-            "VMA": lambda: np.nanmean(_windows(v.to_numpy(), n), axis=1) / (v + EPS),
-            "VSTD": lambda: _std(v.to_numpy(), n) / (v + EPS),
-            "WVMA": lambda: _std(weighted, n) / (np.nanmean(_windows(weighted, n), axis=1) + EPS),
-            "VSUMP": lambda: v_up / v_total,
-            "VSUMN": lambda: v_down / v_total,
-            "VSUMD": lambda: (v_up - v_down) / v_total,
+        return {
+            "ROC": c.shift(n) / c,
+            "MA": np.nanmean(_windows(c.to_numpy(), n), axis=1) / c,
+            "STD": _std(c.to_numpy(), n) / c,
+            "BETA": slope / c,
+            "RSQR": np.where(_std(c.to_numpy(), n) <= flat_close, np.nan, r_squared),
+            "RESI": residual / c,
+            "MAX": highest / c,
+            "MIN": lowest / c,
+            "QTLU": _quantile(c.to_numpy(), n, 0.8) / c,
+            "QTLD": _quantile(c.to_numpy(), n, 0.2) / c,
+            "RANK": c.rolling(n, 1).rank(pct=True),
+            "RSV": (c - lowest) / (highest - lowest + EPS),
+            "IMAX": high_at / n,
+            "IMIN": low_at / n,
+            "IMXD": (high_at - low_at) / n,
+            "CORR": _correlation(c.to_numpy(), log_v, n, flat_close),
+            "CORD": _correlation((c / before).to_numpy(), log_change, n, 2e-5),
+            "CNTP": rises,
+            "CNTN": falls,
+            "CNTD": rises - falls,
+            "SUMP": up / total,
+            "SUMN": down / total,
+            "SUMD": (up - down) / total,
+            "VMA": np.nanmean(_windows(v.to_numpy(), n), axis=1) / (v + EPS),
+            "VSTD": _std(v.to_numpy(), n) / (v + EPS),
+            "WVMA": _std(weighted, n) / (np.nanmean(_windows(weighted, n), axis=1) + EPS),
+            "VSUMP": v_up / v_total,
+            "VSUMN": v_down / v_total,
+            "VSUMD": (v_up - v_down) / v_total,
         }
-        return expressions[name]()
 
-    for name in _FAMILIES:
-        for n in WINDOWS:
-            out[f"{name}{n}"] = rolling(name, n)
+    columns = {n: rolling(n) for n in WINDOWS}
+    out |= {f"{name}{n}": columns[n][name] for name in columns[5] for n in WINDOWS}
     frame = pd.DataFrame({k: np.asarray(x, dtype=float) for k, x in out.items()}, index=bars.index)
     return frame[present].reindex(frame.index) if skip_missing else frame
-
-
-_FAMILIES = (
-    "ROC", "MA", "STD", "BETA", "RSQR", "RESI", "MAX", "MIN", "QTLU", "QTLD", "RANK", "RSV", "IMAX", "IMIN", "IMXD",
-    "CORR", "CORD", "CNTP", "CNTN", "CNTD", "SUMP", "SUMN", "SUMD", "VMA", "VSTD", "WVMA", "VSUMP", "VSUMN", "VSUMD",
-)
