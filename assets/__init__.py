@@ -1,0 +1,1 @@
+"""Dagster only: one file per stage, and the nouns around them."""

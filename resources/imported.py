@@ -128,10 +128,11 @@ class FolderSource:
         """Sessions with rows; where none are needed, sessions inside the folder's span."""
         if spec.event is None:
             return tuple(sessions), []
-        first, last = self.span(None if spec.may_be_empty else spec.name)
+        sparse = spec.may_be_empty or spec.affected_only
+        first, last = self.span(None if sparse else spec.name)
         inside = [day for day in sessions if first <= day <= last]
         found = set(rows.select(spec.event_day()).to_series())
-        empty = [day for day in inside if day not in found and not spec.may_be_empty]
+        empty = [day for day in inside if day not in found and not sparse]
         outside = [day for day in sessions if not first <= day <= last]
         notes = [f"{spec.name}: no rows on the open {shown(empty)}"] if empty else []
         if outside:

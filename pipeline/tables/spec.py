@@ -87,6 +87,8 @@ class TableSpec:
         Fixed parameters; the answers to all of them together are the table. The first one must have rows.
     may_be_empty : bool
         An open session may have no rows.
+    affected_only : bool
+        Rows exist only for affected names, so a dump of part of the market may have none on a session.
     announces_future : bool
         Rows may lie after today.
     natural_days : str
@@ -109,6 +111,7 @@ class TableSpec:
     calls_per_minute: int | None = None
     requests: tuple[Params, ...] = ((),)
     may_be_empty: bool = False
+    affected_only: bool = False
     announces_future: bool = False
     natural_days: str = ""
     prefer: tuple[str, ...] = ()

@@ -115,7 +115,7 @@ STOCK_ST = TableSpec(
     vendor="tushare", name="stock_st",
     summary="Securities under special treatment, by day.",
     key=("trade_date", "ts_code"), event="trade_date",
-    layout="session", fetch_by="session", row_cap=1000,
+    layout="session", fetch_by="session", row_cap=1000, affected_only=True,
     known=Published(ST_LIST_OUT, ("trade_date",)),
     columns=(*_keys("ts_code"), *_optional("name"), _day(), *_optional("type", "type_name")),
 )

@@ -1,0 +1,315 @@
+"""What the commands of `foldgate` do. Parsing is in `cli.py`; heavy imports happen here, when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from datetime import time as wall_time
+from pathlib import Path
+
+from assets.console import Console
+from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
+from resources.environments import Environment, Settings, create_environment
+
+Command = Callable[[Path, argparse.Namespace], int | None]
+PROJECT = Path(__file__).resolve().parent.parent
+TEMPLATE = PROJECT / "dagster_home" / "dagster.yaml"
+TINY_SIZES = {"folds.n_groups": 4, "execution.random_books": 40, "members.2.epochs": 1, "members.1.rounds": 30,
+              "promotion.bootstrap_samples": 300}
+
+
+@contextmanager
+def _runner(environment: Environment, console: Console) -> Iterator["Runner"]:  # type: ignore[name-defined]  # noqa: F821, UP037
+    """A runner on the environment's persistent Dagster instance."""
+    import dagster as dg
+
+    from assets.definitions import build_definitions
+    from assets.runs import Runner
+
+    with dg.DagsterInstance.get() as instance:
+        yield Runner(environment, instance, build_definitions, console.step)
+
+
+def demo(home: Path, arguments: argparse.Namespace) -> int:
+    """Backfill, research, promotion, then live sessions one by one, and the report."""
+    console = Console("demo")
+    if arguments.data:
+        settings = _imported_settings(Path(arguments.data))
+        home = home if arguments.home else PROJECT / "dagster_home" / "imported"
+    else:
+        settings = _simulated_settings(arguments)
+        home = home if arguments.home or arguments.profile == "demo" else PROJECT / "dagster_home" / arguments.profile
+    _use(home)
+    shutil.rmtree(home, ignore_errors=True)
+    environment = create_environment(home, settings, TEMPLATE)
+    live = _live_sessions(environment, arguments.live_sessions)
+    console.say(f"home {home}; history to {live[0] - timedelta(days=1)}, then {len(live)} live sessions")
+    environment.move_clock(_evening(environment, live[0], sessions_back=1))
+    with _runner(environment, console) as runner:
+        runner.ingest()
+        runner.refresh()
+        _say_absent(environment, console)
+        runner.market()
+        runner.research()
+        promoted = _promote(runner, console)
+        if promoted:
+            _live(runner, console, live)
+        _write_report(environment, home / "report.html", console)
+    console.finish("champion serves" if promoted else "no champion: see the reasons above and the report")
+    return 0
+
+
+def _simulated_settings(arguments: argparse.Namespace) -> Settings:
+    from resources.simulated import simulated_market
+
+    overrides = {k: v for k, v in (("signal", 0.0 if arguments.null else None), ("seed", arguments.seed)) if v is not None}
+    market = simulated_market(arguments.profile, overrides)
+    sessions = market.calendar.between(market.calendar.sessions[0], market.profile.last_session)[-market.profile.sessions:]
+    return Settings(
+        source="simulated", profile=arguments.profile, signal=overrides.get("signal"), seed=overrides.get("seed"),
+        first_session=sessions[0], last_session=sessions[-1],
+        overrides=TINY_SIZES if arguments.profile == "tiny" else {},
+    )
+
+
+def _imported_settings(folder: Path) -> Settings:
+    from resources.imported import FolderSource
+
+    first, last = FolderSource(folder).span("daily")
+    return Settings(source="imported", folder=str(folder.resolve()), first_session=first, last_session=last)
+
+
+def _use(home: Path) -> None:
+    """Point Dagster at a home that was chosen after parsing."""
+    import os
+
+    from resources.environments import HOME_VARIABLE
+
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
+
+
+def _calendar_before_ingestion(environment: Environment):  # type: ignore[no-untyped-def]
+    """The source's own calendar, to place the live sessions before anything is in the lake."""
+    from pipeline.calendars import Calendar
+
+    spec = environment.tables["trade_cal"]
+    return Calendar.from_trade_cal(environment.source.fetch(spec, []).rows)
+
+
+def _live_sessions(environment: Environment, count: int) -> list[date]:
+    settings, calendar = environment.settings, _calendar_before_ingestion(environment)
+    assert settings.first_session and settings.last_session
+    sessions = calendar.between(settings.first_session, settings.last_session)
+    if len(sessions) <= count + 100:
+        raise BadInput("history must outlast the live sessions by 100 sessions", f"{len(sessions)} sessions", "ask for fewer live sessions")
+    return sessions[-count:] if count else []
+
+
+def _evening(environment: Environment, session: date, sessions_back: int = 0) -> datetime:
+    """The decision time of a session, or of one before it."""
+    from pipeline.stages.market import decision_time
+
+    day = _calendar_before_ingestion(environment).shift(session, -sessions_back)
+    return decision_time(environment.study, day)
+
+
+def _say_absent(environment: Environment, console: Console) -> None:
+    present = environment.source.tables()
+    for use in environment.study.tables:
+        if use.table not in present:
+            console.say(f"table {use.table} is absent: the study loses {use.loses}")
+
+
+def _promote(runner, console: Console) -> bool:  # type: ignore[no-untyped-def]
+    runner.stages(["candidate"])
+    try:
+        runner.stages(["champion"])
+    except PromotionRefused as refused:
+        console.say("promotion refused:")
+        for reason in refused.observed.split("; "):
+            console.say(f"  - {reason}")
+        return False
+    return True
+
+
+def _live(runner, console: Console, sessions: list[date]) -> None:  # type: ignore[no-untyped-def]
+    """Advance the simulated now session by session; each is checked by the research path a session later."""
+    from assets.daily import check_session, run_session
+
+    for i, session in enumerate(sessions):
+        runner.environment.move_clock(_evening(runner.environment, session))
+        run_session(runner, session)
+        if i:
+            check_session(runner, sessions[i - 1])
+    check_session(runner, sessions[-1])
+    console.say(f"{len(sessions)} sessions inferred; every one rebuilt by the research path")
+
+
+def _write_report(environment: Environment, target: Path, console: Console) -> None:
+    from assets.report import write_report
+
+    write_report(environment, target)
+    console.say(f"report {target}")
+
+
+def report(home: Path, arguments: argparse.Namespace) -> int:
+    _write_report(Environment(home), Path(arguments.output) if arguments.output else home / "report.html", Console("report"))
+    return 0
+
+
+def ui(home: Path, arguments: argparse.Namespace) -> int:
+    """`dagster dev` on the environment: web server and daemon, bound to loopback."""
+    Environment(home)
+    return subprocess.call(["dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", arguments.host, "-p", str(arguments.port)], cwd=PROJECT)
+
+
+def import_folder(home: Path, arguments: argparse.Namespace) -> int:
+    """Create the environment of a folder and ingest it whole."""
+    console, settings = Console("import"), _imported_settings(Path(arguments.folder))
+    environment = create_environment(home, settings, TEMPLATE)
+    assert settings.last_session
+    environment.move_clock(datetime.combine(settings.last_session, wall_time(15, 59), tzinfo=_utc()))
+    with _runner(environment, console) as runner:
+        runner.ingest()
+    _say_absent(environment, console)
+    console.finish("imported; go on with `foldgate backfill`, `foldgate train`")
+    return 0
+
+
+def _utc():  # type: ignore[no-untyped-def]
+    from datetime import UTC
+
+    return UTC
+
+
+def init(home: Path, arguments: argparse.Namespace) -> int:
+    settings = Settings(source="tushare", first_session=date.fromisoformat(arguments.first_session), notify=arguments.notify,
+                        retry_until=wall_time.fromisoformat(arguments.retry_until))
+    create_environment(home, settings, TEMPLATE)
+    Console("init").say(f"home {home}; set TUSHARE_TOKEN, then `foldgate backfill --home {home}`")
+    return 0
+
+
+def backfill(home: Path, arguments: argparse.Namespace) -> int:
+    console, environment = Console("backfill"), Environment(home)
+    with _runner(environment, console) as runner:
+        runner.ingest(arguments.first_month, arguments.last_month)
+        runner.refresh()
+        runner.market(arguments.first_month, arguments.last_month)
+    console.finish("done")
+    return 0
+
+
+def train(home: Path, _: argparse.Namespace) -> int:
+    console = Console("train")
+    with _runner(Environment(home), console) as runner:
+        runner.research()
+        runner.stages(["candidate"])
+    console.finish("judged; `foldgate champion promote` moves the pointer if every gate is green")
+    return 0
+
+
+def infer(home: Path, arguments: argparse.Namespace) -> int:
+    """Exit code 1 and a notification when no selection could be made."""
+    from assets.daily import RETRY_SECONDS, deadline, run_session
+    from resources.notification import notify
+
+    console, environment = Console("infer"), Environment(home)
+    session = _session_of(environment, arguments.session)
+    with _runner(environment, console) as runner:
+        while True:
+            try:
+                run_session(runner, session)
+            except IncompleteTables as incomplete:
+                if arguments.wait and environment.clock.now() < deadline(environment, environment.study, session):
+                    console.say(f"{incomplete.observed}; asking again in {RETRY_SECONDS} s")
+                    time.sleep(RETRY_SECONDS)
+                    continue
+                notify(environment.settings.notify, f"foldgate infer {session}: {incomplete}")
+                raise
+            except FoldgateError as failure:
+                notify(environment.settings.notify, f"foldgate infer {session}: {failure}")
+                raise
+            break
+    console.finish(f"{session}: see {environment.records(environment.study.name)}")
+    return 0
+
+
+def _session_of(environment: Environment, text: str) -> date:
+    """The session asked for, or the latest one whose decision time has passed."""
+    if text:
+        return date.fromisoformat(text)
+    from pipeline.stages.market import decision_time
+
+    calendar, now = environment.calendar(), environment.clock.now()
+    day = calendar.latest(now.date())
+    return day if decision_time(environment.study, day) <= now else calendar.shift(day, -1)
+
+
+def parity(home: Path, arguments: argparse.Namespace) -> int:
+    """Exit code 1 when any recorded session differs from the research path."""
+    from assets.daily import check_session
+
+    console, environment = Console("parity"), Environment(home)
+    recorded = sorted(environment.artifacts.current(environment.study.name, "inference"))
+    wanted = [arguments.session] if arguments.session else recorded
+    if not wanted:
+        raise BadInput("parity needs recorded sessions", 0, "run `foldgate infer` first")
+    with _runner(environment, console) as runner:
+        for session in wanted:
+            check_session(runner, date.fromisoformat(session))
+    report = environment.artifacts.table(environment.study.name, "parity", "report", partitions=wanted)
+    different = report.filter(~report["exact"])
+    console.finish(f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}")
+    return 0 if different.is_empty() else 1
+
+
+def champion(home: Path, arguments: argparse.Namespace) -> int:
+    """Show the pointer and its history, re-run the promotion stage, or roll back."""
+    console, environment = Console("champion"), Environment(home)
+    champions = environment.champions(environment.study.name)
+    if arguments.action == "show":
+        for row in champions.history():
+            console.say(f"{row['number']:>4} {row['at'][:19]} {row['kind']:<12} {row['bundle'][:12]} {'; '.join(row['reasons'])[:160]}")
+        serving = champions.current()
+        console.finish(f"serving {serving['bundle'][:12]}" if serving else "no champion")
+        return 0
+    if arguments.action == "rollback":
+        if not arguments.why:
+            raise BadInput("a rollback is recorded with its reason", "no --why", "say why")
+        body = champions.rollback(arguments.to, arguments.why, now=environment.clock.now())
+        console.finish(f"serving {body['bundle'][:12]}")
+        return 0
+    with _runner(environment, console) as runner:
+        return 0 if _promote(runner, console) else 1
+
+
+def trace(home: Path, arguments: argparse.Namespace) -> int:
+    from assets.tracing import trace_value
+
+    return trace_value(Environment(home), arguments.asset, arguments.instrument, date.fromisoformat(arguments.session), arguments.column)
+
+
+def why(home: Path, arguments: argparse.Namespace) -> int:
+    from assets.tracing import explain
+
+    return explain(Environment(home), arguments.code, date.fromisoformat(arguments.session))
+
+
+def check(home: Path, arguments: argparse.Namespace) -> int:
+    from assets.feature_check import check_feature
+
+    return check_feature(Environment(home), arguments.name)
+
+
+def doctor(home: Path, _: argparse.Namespace) -> int:
+    from assets.doctor import examine
+
+    return examine(home, sys.stdout)

@@ -1,0 +1,68 @@
+"""One live session, end to end: fetch, refresh, infer, and check the session before. Used by the schedule and the CLI."""
+
+from datetime import date, datetime
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from assets.runs import Build, Runner
+from assets.schedules import SESSION_TAG
+from pipeline.clock import instant
+from pipeline.errors import IncompleteTables
+from pipeline.study import Study
+from resources.environments import Environment
+from resources.freshness import incomplete_sessions
+from resources.notification import notify
+
+RETRY_SECONDS = 300
+MAX_RETRIES = 1000  # the hour in the settings ends the retries, not this count
+
+
+def run_session(runner: Runner, session: date) -> None:
+    """Everything of one live session. Inference itself fetches nothing and refuses on incomplete tables."""
+    environment, study = runner.environment, runner.study
+    month = f"{session:%Y-%m}"
+    runner.ingest(month, month)
+    gaps = incomplete_sessions(environment, study, session)
+    missing = sorted(table for table, days in gaps.items() if days)
+    if missing and environment.clock.now() < deadline(environment, study, session):
+        raise IncompleteTables("a session is scored on complete tables", f"{session}: {', '.join(missing)}",
+                               f"asked again until {environment.settings.retry_until:%H:%M}")
+    runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
+    runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
+
+
+def check_session(runner: Runner, session: date) -> None:
+    """Rebuild a recorded session by the research path."""
+    runner.stages(["parity"], first=session.isoformat(), step=f"parity {session}")
+
+
+def deadline(environment: Environment, study: Study, session: date) -> datetime:
+    """The instant after which incomplete tables fail the day."""
+    return instant(session, environment.settings.retry_until, ZoneInfo(study.market.zone))
+
+
+def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:
+    """The op job that the schedule starts: retries while tables are incomplete, then fails loudly."""
+
+    @dg.failure_hook(required_resource_keys={"environment"}, name=f"{study.name}_notify")
+    def tell(context: dg.HookContext) -> None:
+        environment: Environment = context.resources.environment
+        notify(environment.settings.notify, f"{study.name}: the daily job failed: {context.op_exception}")
+
+    @dg.op(name=f"{study.name}_session", tags={"dagster/concurrency_key": study.name})
+    def session(context: dg.OpExecutionContext, environment: dg.ResourceParam[Environment]) -> None:
+        day = date.fromisoformat(context.run.tags[SESSION_TAG])
+        runner = Runner(environment, context.instance, build, lambda step, took: context.log.info(f"{step}: {took:.1f} s"))
+        try:
+            run_session(runner, day)
+        except IncompleteTables as incomplete:
+            if environment.clock.now() < deadline(environment, study, day):
+                raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS) from incomplete
+            raise
+
+    @dg.job(name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session.")
+    def daily() -> None:
+        session()
+
+    return daily

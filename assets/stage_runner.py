@@ -1,0 +1,223 @@
+"""Ranges, loading, writing, hashes, metadata and progress: once, for all stages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from assets.keys import stage_key
+from assets.partitions import MEMBER, SPLIT
+from pipeline.calendars import Calendar
+from pipeline.fingerprints import hash_json
+from pipeline.stages.contract import Stage, StageResult, Stores
+from pipeline.stages.research import PIN_FILE
+from pipeline.study import Study
+from resources.artifacts import Version
+from resources.environments import Environment
+from resources.freshness import incomplete_sessions
+
+
+class StageReader:
+    """Reads for one stage and notes every version it handed out as lineage."""
+
+    def __init__(self, environment: Environment, study: Study, stage: Stage, shared: dict[str, Any],
+                 workdir: Path, log: Callable[[str, float], None]) -> None:
+        self._environment, self._study, self._stage = environment, study, stage
+        self._shared, self._log = shared, log
+        self.workdir = workdir
+        self.lineage: dict[str, str] = {}
+
+    @cached_property
+    def calendar(self) -> Calendar:
+        return self.once("calendar", self._environment.calendar)
+
+    @cached_property
+    def _pin(self) -> dict[str, dict[str, str]]:
+        """stage -> partition -> hash, as `folds` pinned it; empty before and after research."""
+        if not self._stage.pinned:
+            return {}
+        return json.loads(self.file("folds", PIN_FILE))["stages"]
+
+    def _versions(self, stage: str) -> dict[str, Version]:
+        artifacts, name = self._environment.artifacts, self._study.name
+        current = artifacts.current(name, stage)
+        pinned = self._pin.get(stage) if stage != "folds" else None
+        if pinned is None:
+            return dict(sorted(current.items()))
+        return {part: artifacts.version(name, stage, part, digest) for part, digest in sorted(pinned.items())}
+
+    def versions(self, stage: str) -> dict[str, str]:
+        return {partition: version.hash for partition, version in self._versions(stage).items()}
+
+    def raw(self, table: str, *, start: date | None = None, end: date | None = None,
+            known_after: datetime | None = None, known_until: datetime | None = None) -> pl.DataFrame | None:
+        lake = self._environment.lake
+        if table not in lake.tables():
+            return None
+        self.lineage["lake"] = self.once("lake manifest", lake.manifest_hash)
+        return lake.scan(table, start=start, end=end, known_after=known_after, known_until=known_until)
+
+    def table(self, stage: str, name: str, *, partitions: Sequence[str] | None = None,
+              columns: Sequence[str] | None = None) -> pl.DataFrame:
+        versions = self._versions(stage)
+        wanted = {p: v.hash for p, v in versions.items() if partitions is None or p in partitions}
+        self.lineage |= {f"{stage}/{p}" if p else stage: digest for p, digest in wanted.items()}
+        return self._environment.artifacts.table(
+            self._study.name, stage, name, partitions=list(wanted), pinned=wanted, columns=columns)
+
+    def file(self, stage: str, name: str, partition: str = "") -> bytes:
+        version = self._versions(stage)[partition]
+        self.lineage[f"{stage}/{partition}" if partition else stage] = version.hash
+        return self._environment.artifacts.file(self._study.name, stage, name, partition=partition, pinned=version.hash)
+
+    @cached_property
+    def stores(self) -> Stores:
+        name, environment = self._study.name, self._environment
+        return Stores(environment.ledger(name), environment.champions(name), environment.bundles(name),
+                      environment.records(name))
+
+    @property
+    def now(self) -> datetime:
+        return self._environment.clock.now()
+
+    @property
+    def first_session(self) -> date:
+        return self._environment.settings.first_session or self.calendar.sessions[0]
+
+    def metadata(self, stage: str) -> dict[str, Any]:
+        return dict(self._versions(stage)[""].metadata)
+
+    def rewritten(self, stage: str, partition: str, pinned: str) -> bool:
+        artifacts, name = self._environment.artifacts, self._study.name
+        then = artifacts.version(name, stage, partition, pinned).tables[stage]["sessions"]
+        now = artifacts.current(name, stage)[partition].tables[stage]["sessions"]
+        return any(now.get(day) != digest for day, digest in then.items())
+
+    def incomplete(self, session: date) -> list[str]:
+        gaps = incomplete_sessions(self._environment, self._study, session)
+        return sorted(table for table, days in gaps.items() if days)
+
+    def once(self, name: str, build: Callable[[], Any]) -> Any:
+        if name not in self._shared:
+            before, self.lineage = self.lineage, {}
+            self._shared[name] = (build(), self.lineage)
+            self.lineage = before
+        value, read = self._shared[name]
+        self.lineage |= read
+        return value
+
+    def progress(self, text: str, done: float) -> None:
+        self._log(text, done)
+
+
+def partition_names(context: dg.AssetExecutionContext) -> list[str]:
+    """The run's partitions as store names; `""` for a whole, `split|member` for two dimensions."""
+    if not context.has_partition_key and not context.has_partition_key_range:
+        return [""]
+    names = []
+    for key in context.partition_keys:
+        parts = getattr(key, "keys_by_dimension", None)
+        names.append(f"{parts[SPLIT]}|{parts[MEMBER]}" if parts else str(key))
+    return names
+
+
+def run_stage(context: dg.AssetExecutionContext, environment: Environment, stage: Stage,
+              study: Study) -> dg.MaterializeResult:
+    """Run a stage over the partitions of this run, one by one, writing each as soon as it is done."""
+    partitions, shared = partition_names(context), dict[str, Any]()
+    versions, last, started = [], StageResult(), time.perf_counter()
+    for i, partition in enumerate(partitions):
+        log = _progress(context, stage, partition, i, len(partitions))
+        version, result = run_partition(environment, stage, study, partition, shared, log)
+        versions.append(version)
+        last = result or last
+    digest = versions[0].hash if len(versions) == 1 else hash_json([version.hash for version in versions])
+    described = {
+        "partitions": len(partitions),
+        "rows": sum(table["rows"] for version in versions for table in version.tables.values()),
+        "seconds": round(time.perf_counter() - started, 2),
+        **versions[-1].metadata,
+    }
+    return dg.MaterializeResult(
+        asset_key=stage_key(study, stage), data_version=dg.DataVersion(digest[:16]),
+        metadata={name: _shown(value) for name, value in described.items()} | _pictures(last.figures),
+    )
+
+
+def run_partition(environment: Environment, stage: Stage, study: Study, partition: str, shared: dict[str, Any],
+                  log: Callable[[str, float], None]) -> tuple[Version, StageResult | None]:
+    """One partition: skip it if nothing it depends on changed, else compute, append trials, write."""
+    with _workdir(environment, study, stage, partition) as workdir:
+        reader = StageReader(environment, study, stage, shared, workdir, log)
+        code = stage.code_version(study)
+        inputs = hash_json([code, {name: reader.versions(name) for name in stage.reads}]) if stage.resumes else ""
+        existing = environment.artifacts.current(study.name, stage.name).get(partition)
+        if inputs and existing and existing.lineage.get("inputs") == inputs:
+            log("unchanged, kept", 1.0)
+            return existing, None
+        result = stage.run(study, reader, partition)
+        if result.trials:
+            environment.ledger(study.name).append(result.trials)
+        version = environment.artifacts.write(
+            study.name, stage.name, partition, result.tables, result.files, keys=result.keys,
+            lineage={"code": code, "inputs": inputs, "read": dict(sorted(reader.lineage.items()))},
+            metadata=result.metadata,
+        )
+    return version, result
+
+
+@contextmanager
+def _workdir(environment: Environment, study: Study, stage: Stage, partition: str) -> Iterator[Path]:
+    """A scratch folder that survives an interruption where the stage resumes, so that checkpoints do."""
+    root = environment.home / "scratch"
+    root.mkdir(parents=True, exist_ok=True)
+    if not stage.resumes:
+        with tempfile.TemporaryDirectory(dir=root) as folder:
+            yield Path(folder)
+        return
+    folder = root / hash_json([study.name, stage.name, partition, stage.code_version(study)])[:16]
+    folder.mkdir(exist_ok=True)
+    yield folder
+
+
+def _progress(context: dg.AssetExecutionContext, stage: Stage, partition: str, i: int,
+              n: int) -> Callable[[str, float], None]:
+    """Log lines `models cpcv_03|linear (4/45): epoch 2, 67%`."""
+    place = f"{stage.name} {partition}".strip() + (f" ({i + 1}/{n})" if n > 1 else "")
+
+    def log(text: str, done: float) -> None:
+        context.log.info(f"{place}: {text}, {done:.0%}")
+
+    return log
+
+
+def _shown(value: Any) -> Any:
+    """Plain values as they are; rows of dicts as a markdown table; anything else as JSON."""
+    if isinstance(value, list) and value and isinstance(value[0], Mapping):
+        head = list(value[0])
+        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        lines += ["| " + " | ".join(_cell(row[name]) for name in head) + " |" for row in value]
+        return dg.MetadataValue.md("\n".join(lines))
+    return dg.MetadataValue.json(value) if isinstance(value, (dict, list)) else value
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _pictures(figures: Mapping[str, bytes]) -> dict[str, dg.MarkdownMetadataValue]:
+    return {
+        title: dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+        for title, png in figures.items()
+    }

@@ -1,0 +1,90 @@
+"""From a vendor to the lake: ask only for what is missing and for the re-fetch window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+from pipeline.errors import MissingTable
+from pipeline.study import Study
+from pipeline.tables.spec import TableSpec
+from resources.environments import Environment
+
+CODES_PER_COMMIT = 100  # 100 names x 166 sessions x 48 bars is about 0.8 M rows, some 60 MB
+
+
+@dataclass
+class IngestReport:
+    """What one table's ingestion did, in rows and sessions."""
+
+    table: str
+    present: bool = True
+    asked: int = 0
+    new: int = 0
+    revised: int = 0
+    late: int = 0
+    unchanged: int = 0
+    incomplete: list[date] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def ingest(environment: Environment, study: Study, spec: TableSpec, sessions: Sequence[date] = (),
+           progress: Callable[[str, float], None] = lambda text, done: None) -> IngestReport:
+    """Fetch one vendor table and append it to the lake.
+
+    Parameters
+    ----------
+    sessions : sequence of date
+        Open sessions wanted; ignored by snapshot tables.
+
+    Raises
+    ------
+    MissingTable
+        When the source lacks a table that the study requires.
+    """
+    report = IngestReport(spec.name)
+    use = next(use for use in study.tables if use.table == spec.name)
+    if spec.name not in environment.source.tables():
+        if use.required:
+            raise MissingTable(f"the study requires the table {spec.name}", "the source lacks it",
+                               "add it to the folder or get the vendor's permission")
+        report.present = False
+        report.notes.append(f"absent; the study loses {use.loses}")
+        return report
+    for i, codes in enumerate(batches := _batches(environment, study, spec)):
+        wanted = _wanted(environment, spec, sessions, codes)
+        if spec.layout == "session" and not wanted:
+            continue
+        progress(f"{spec.name}: {len(wanted)} sessions", i / len(batches))
+        fetched = environment.source.fetch(spec, wanted, codes)
+        added = environment.lake.append(spec, fetched.rows, request=fetched.request, codes=codes,
+                                        ingested_at=environment.clock.now(), complete=fetched.complete)
+        report.asked += len(wanted)
+        report.new += added.new
+        report.revised += added.revised
+        report.late += added.late
+        report.unchanged += added.unchanged
+        report.notes += fetched.notes
+        report.incomplete += [day for day in wanted if day not in set(fetched.complete)]
+    return report
+
+
+def _wanted(environment: Environment, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]) -> list[date]:
+    """Published sessions that were never fetched completely, plus the re-fetch window before now."""
+    if spec.layout != "session":
+        return []
+    now, again = environment.clock.now(), environment.settings.refetch_sessions
+    published = [day for day in sessions if spec.published_at(day) <= now]
+    window = published[-again:] if again else []
+    return sorted({*environment.lake.missing(spec.name, published, codes=codes), *window})
+
+
+def _batches(environment: Environment, study: Study, spec: TableSpec) -> list[list[str]]:
+    """The codes to ask for: none, the benchmark, or every listed and delisted name in lots."""
+    if spec.fetch_by == "index":
+        return [[study.market.benchmark]]
+    if spec.fetch_by != "instrument":
+        return [[]]
+    codes = environment.lake.latest("stock_basic")["ts_code"].sort().to_list()
+    return [codes[i:i + CODES_PER_COMMIT] for i in range(0, len(codes), CODES_PER_COMMIT)] or [[]]
