@@ -160,16 +160,15 @@ def build(
 
 
 def _wanted_days(panel: pl.DataFrame, wanted: Sequence[date]) -> list[date]:
-    days = sorted(set(wanted))
-    held = panel["session"].unique().implode()
-    absent = pl.Series("session", days, dtype=pl.Date).filter(~pl.Series(days, dtype=pl.Date).is_in(held))
-    if not days or len(absent):
+    held = set(panel["session"].unique().to_list())
+    absent = sorted(set(wanted) - held)
+    if absent or not wanted:
         raise BadInput(
             "every wanted session needs panel rows",
-            absent.to_list()[:3] or "no session wanted",
+            ", ".join(day.isoformat() for day in absent[:3]) or "no session wanted",
             "build the panel of that month first",
         )
-    return days
+    return sorted(set(wanted))
 
 
 def _require_one_row_per_key(frame: pl.DataFrame, axes: _Axes) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.asof.panel import PANEL_COLUMNS
 from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.features.compute import compute
 from pipeline.features.plan import FAMILIES, Plan, plan
@@ -66,6 +67,11 @@ def test_the_schema_hash_sees_order():
     assert plan(["flow", "context"]).schema_hash != plan(["context", "flow"]).schema_hash
 
 
+def test_inputs_are_columns_of_the_panel():
+    """Pins two rooms drifting apart: every column that a feature reads is one that asof writes."""
+    assert set(ALL.inputs) - {"bars"} <= set(PANEL_COLUMNS)
+
+
 def test_declared_inputs_suffice(small):
     """Pins an undeclared read: each family computes from its declared columns alone, and gives the same
     values."""
@@ -105,7 +111,7 @@ def test_bad_panels_are_refused_by_name(small):
         run(doubled)
     with pytest.raises(SchemaError, match="turnover"):
         run(Market(small.panel.drop("turnover"), small.patches, small.intraday))
-    with pytest.raises(BadInput, match="2031"):
+    with pytest.raises(BadInput, match="2031-01-06"):
         run(small, sessions=[date(2031, 1, 6)])
 
 
