@@ -56,9 +56,7 @@ def linear_graph(
     return _bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))
 
 
-def network_graph(
-    network: torch.nn.Module, example: tuple[torch.Tensor, ...], names: Sequence[str]
-) -> bytes:
+def network_graph(network: torch.nn.Module, example: tuple[torch.Tensor, ...], names: Sequence[str]) -> bytes:
     """A torch module in evaluation mode as one self-contained ONNX file.
 
     Parameters

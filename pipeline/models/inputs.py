@@ -187,18 +187,19 @@ class Inputs:
     def take(self, index: NDArray[np.int64]) -> Inputs:
         """The same inputs for some of the rows; the panel is shared."""
         return Inputs(
-            self.rows[index], self.x[index], self.sequence,
-            self.session_index[index], self.instrument_index[index], self.window,
+            self.rows[index],
+            self.x[index],
+            self.sequence,
+            self.session_index[index],
+            self.instrument_index[index],
+            self.window,
         )
 
     def hashes(self) -> dict[str, str]:
         """ISO day -> sha256 of that session's instruments and tensors: the evidence of parity."""
         days = self.rows["session"].to_numpy()
         starts = _session_starts(days)
-        return {
-            str(days[low]): self._hash(np.arange(low, high))
-            for low, high in pairwise(starts)
-        }
+        return {str(days[low]): self._hash(np.arange(low, high)) for low, high in pairwise(starts)}
 
     def _hash(self, index: NDArray[np.int64]) -> str:
         digest = hashlib.sha256(canonical_json(self.rows["instrument"][index].to_list()).encode())
@@ -247,9 +248,9 @@ def prepare(features: pl.DataFrame, eligible: pl.DataFrame, scopes: Mapping[str,
         rows=rows,
         sessions=tuple(sessions.to_list()),
         session_index=np.searchsorted(sessions.to_numpy(), days).astype(np.int32),
-        instrument_index=rows["instrument"].replace_strict(
-            instruments, np.arange(len(instruments), dtype=np.int32), return_dtype=pl.Int32
-        ).to_numpy(),
+        instrument_index=rows["instrument"]
+        .replace_strict(instruments, np.arange(len(instruments), dtype=np.int32), return_dtype=pl.Int32)
+        .to_numpy(),
         instruments=len(instruments),
         values=out,
     )

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 
 
 @njit(cache=True, parallel=True)
-def centred_ranks(
-    bits: NDArray[np.uint32], starts: NDArray[np.int64], out: NDArray[np.float32]
-) -> None:
+def centred_ranks(bits: NDArray[np.uint32], starts: NDArray[np.int64], out: NDArray[np.float32]) -> None:
     """Average-tie ranks within each session, as (rank - 1/2) / n - 1/2, missing as 0.
 
     Sorts unsigned keys (order-preserving float bits above, row number below): exact, no indirect sort. A rank

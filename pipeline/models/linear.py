@@ -54,9 +54,7 @@ def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Pre
     return load_graph(files[FILE], batch)
 
 
-def ridge(
-    x: NDArray[np.float32], targets: NDArray[np.float32], penalty: float
-) -> NDArray[np.float64]:
+def ridge(x: NDArray[np.float32], targets: NDArray[np.float32], penalty: float) -> NDArray[np.float64]:
     """Least squares with penalty x rows on the squared weights, none on the intercept.
 
     Rows are grouped by which heads they have truth for; a head's normal equations are the sum over its

@@ -81,9 +81,7 @@ def fit_member(
     examples = Examples(inputs, targets, described, role)
     fitted = Fitted({})
     if examples.learned.size:
-        fitted = chosen.fit(
-            spec, training, examples, workdir=workdir, objective=objective, progress=progress
-        )
+        fitted = chosen.fit(spec, training, examples, workdir=workdir, objective=objective, progress=progress)
     card = Card(
         spec.name, spec.family, described, spec.window, spec.sequence_features, training.serving_batch
     )

@@ -21,9 +21,7 @@ def load_graph(model: bytes, batch: int) -> Predict:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(model, options, providers=list(PROVIDERS))
-    buffers = {
-        node.name: np.zeros((batch, *node.shape[1:]), np.float32) for node in session.get_inputs()
-    }
+    buffers = {node.name: np.zeros((batch, *node.shape[1:]), np.float32) for node in session.get_inputs()}
     width = session.get_outputs()[0].shape[1]
 
     def predict(inputs: Inputs) -> NDArray[np.float32]:

@@ -68,9 +68,7 @@ class Scorer:
         """Feature columns, in order."""
         return self.normaliser.schema
 
-    def inputs(
-        self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]
-    ) -> Inputs:
+    def inputs(self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]) -> Inputs:
         """The tensors that `score` reads; their `hashes` are what parity compares."""
         return build_inputs(
             features, eligible, self.normaliser, sessions, self.window, self.card.sequence_features
@@ -80,9 +78,7 @@ class Scorer:
         """The same tensors from ranks that were prepared once for many splits."""
         return prepared.inputs(self.normaliser, sessions, self.window, self.card.sequence_features)
 
-    def score(
-        self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]
-    ) -> pl.DataFrame:
+    def score(self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]) -> pl.DataFrame:
         """Raw scores of the eligible rows of `sessions`: `session`, `instrument`, `<head>_head` Float32.
 
         Parameters
@@ -97,9 +93,7 @@ class Scorer:
         return with_heads(inputs.rows, self.card.heads, self.predict(inputs))
 
 
-def with_heads(
-    rows: pl.DataFrame, heads: Sequence[Head], learned: NDArray[np.float32]
-) -> pl.DataFrame:
+def with_heads(rows: pl.DataFrame, heads: Sequence[Head], learned: NDArray[np.float32]) -> pl.DataFrame:
     """`rows` with a `<head>_head` column per head, constants filled in.
 
     Parameters

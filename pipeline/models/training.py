@@ -166,8 +166,10 @@ class SessionTraining(lightning.LightningModule):
         self.losses: list[float] = []
 
     def train_dataloader(self) -> DataLoader:
-        generator = torch.Generator().manual_seed(self._epoch_seed())
-        return DataLoader(self.batches, batch_size=None, shuffle=True, generator=generator)
+        # A resumed run opens its loader twice: so the order is a list, and the seed that every opening draws
+        # comes from a generator of its own instead of the one that dropout draws from.
+        order = np.random.default_rng(self._epoch_seed()).permutation(len(self.batches)).tolist()
+        return DataLoader(self.batches, batch_size=None, sampler=order, generator=torch.Generator())
 
     def on_train_epoch_start(self) -> None:
         # dropout starts afresh each epoch, so that a resumed run draws what an uninterrupted one would

@@ -121,9 +121,7 @@ def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Pre
 def _network(spec: SequenceNetSpec, examples: Examples, heads: Sequence[Head]) -> SequenceNet:
     """Fresh weights; probability heads start at their prevalence, which takes rare ones epochs to reach."""
     inputs = examples.inputs
-    network = SequenceNet(
-        inputs.x.shape[1], inputs.sequence.shape[2], len(heads), spec.hidden, spec.dropout
-    )
+    network = SequenceNet(inputs.x.shape[1], inputs.sequence.shape[2], len(heads), spec.hidden, spec.dropout)
     with torch.no_grad():
         for column, head in enumerate(heads):
             p = head.baseline
@@ -131,9 +129,7 @@ def _network(spec: SequenceNetSpec, examples: Examples, heads: Sequence[Head]) -
     return network
 
 
-def _units(
-    examples: Examples, heads: Sequence[Head]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _units(examples: Examples, heads: Sequence[Head]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and deviation of the regression heads on the fit rows: Huber's bend needs labels of unit size."""
     location, spread = np.zeros(len(heads), np.float32), np.ones(len(heads), np.float32)
     fit_rows = examples.rows("fit")
