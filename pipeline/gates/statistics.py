@@ -1,4 +1,7 @@
-"""Validation statistics of Sharpe ratios and of searches. Formulas: Bailey and Lopez de Prado 2012, 2014; Bailey et al. 2017."""
+"""Validation statistics of Sharpe ratios and of searches.
+
+Formulas: Bailey and Lopez de Prado 2012 and 2014; Bailey, Borwein, Lopez de Prado and Zhu 2017.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ def moments(returns: np.ndarray) -> Moments:
     """Moments of one return series, shape [n]. A constant series has Sharpe 0."""
     values = np.asarray(returns, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
-        raise BadInput("moments need at least two finite returns", f"{len(values)} returns", "check the equity curve")
+        raise BadInput(
+            "moments need at least two finite returns", f"{len(values)} returns", "check the equity curve"
+        )
     deviation = values - values.mean()
     sigma = values.std(ddof=1)
     if sigma == 0.0:
@@ -52,7 +57,9 @@ def expected_maximum(trials: float) -> float:
     """Expected largest of N independent standard normals (False Strategy theorem); 0 for one trial."""
     if trials <= 1.0:
         return 0.0
-    return (1 - EULER_GAMMA) * _NORMAL.inv_cdf(1 - 1 / trials) + EULER_GAMMA * _NORMAL.inv_cdf(1 - 1 / (trials * e))
+    return (1 - EULER_GAMMA) * _NORMAL.inv_cdf(1 - 1 / trials) + EULER_GAMMA * _NORMAL.inv_cdf(
+        1 - 1 / (trials * e)
+    )
 
 
 def deflated_sharpe(m: Moments, trials: float, trial_deviation: float) -> tuple[float, float]:
@@ -103,8 +110,11 @@ def backtest_overfitting(returns: np.ndarray, blocks: int = 16) -> Overfitting:
         raise BadInput("CSCV needs an even number of blocks", blocks)
     periods, configurations = returns.shape
     if configurations < 2 or periods < 2 * blocks:
-        raise BadInput("PBO needs two configurations and two periods a block", f"{configurations} x {periods}",
-                       "report it as not applicable")
+        raise BadInput(
+            "PBO needs two configurations and two periods a block",
+            f"{configurations} x {periods}",
+            "report it as not applicable",
+        )
     usable = returns[: periods - periods % blocks].reshape(blocks, -1, configurations)
     size = usable.shape[1] * blocks // 2
     sums, squares = usable.sum(axis=1), (usable**2).sum(axis=1)
@@ -127,3 +137,24 @@ def backtest_overfitting(returns: np.ndarray, blocks: int = 16) -> Overfitting:
     spread = inside[row, best]
     slope = float(np.polyfit(spread, outside[row, best], 1)[0]) if np.ptp(spread) > 0 else nan
     return Overfitting(float((logits <= 0.0).mean()), logits, slope, float((outside[row, best] < 0).mean()))
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation of two series of one length, ties at their average rank; NaN when either is constant."""
+    if len(a) != len(b) or len(a) < 2:
+        raise BadInput(
+            "a rank correlation needs two series of one length, two or more values",
+            (len(a), len(b)),
+            "join them on their keys first",
+        )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise BadInput("ranked values are finite", "NaN or infinity", "drop the rows without a value")
+    x, y = (ranks - ranks.mean() for ranks in (_average_ranks(a), _average_ranks(b)))
+    scale = sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / scale if scale else nan
+
+
+def _average_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2.0)[place]
