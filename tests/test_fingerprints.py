@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BadInput, KeyViolation
@@ -77,6 +77,7 @@ def test_different_values_hash_differently(pair: tuple[pl.DataFrame, pl.DataFram
     assert hash_frame(pair[0]) != hash_frame(pair[1])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(CELLS, TEXTS, st.none() | st.booleans()), min_size=2, max_size=12), st.data())
 def test_chunks_and_row_order_do_not_count(rows: list[tuple], data: st.DataObject) -> None:
     """Pins a hash that depends on how a frame was put together rather than on what it holds."""
@@ -91,6 +92,7 @@ def test_chunks_and_row_order_do_not_count(rows: list[tuple], data: st.DataObjec
     assert hash_frame(shuffled, ["key"]) == hash_frame(frame, ["key"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), CELLS, TEXTS), max_size=20))
 def test_a_session_hashes_as_if_it_were_alone(rows: list[tuple]) -> None:
     """Pins session hashes that change with the sessions around them (nulls or text elsewhere)."""
