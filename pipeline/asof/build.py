@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -27,6 +26,9 @@ from pipeline.asof.spec import MarketSpec
 from pipeline.asof.universe import Listing, Status, listed, status
 from pipeline.calendars import Calendar
 from pipeline.errors import BadInput, MissingTable
+
+CONTEXT_SESSIONS = 5
+"""Sessions before the first one whose rows, where handed in, reconcile it and lend it a missing factor."""
 
 REQUIRED = ("stock_basic", "daily", "adj_factor")
 EVENTS = {**dict.fromkeys((*MEASURED, "stk_limit", "stock_st"), "trade_date"), "stk_mins": "trade_time"}
@@ -53,6 +55,11 @@ class Build:
         """int32 instrument index of each listing row."""
         return (self.listing.cells % self.window.n_instruments).astype(np.int32)
 
+    @property
+    def first_row(self) -> int:
+        """Number of listing rows before the sessions being built."""
+        return int(np.searchsorted(self.ordinal, self.sessions[0]))
+
     def cell_rows(self, rows: np.ndarray) -> np.ndarray:
         """int64 position among `rows` (listing rows) of each window cell; -1 for every other cell."""
         found = np.full(self.window.n_cells, -1, dtype=np.int64)
@@ -69,25 +76,40 @@ def prepare(
             raise MissingTable(
                 f"a panel needs the table {table}", f"have {sorted(raw)}", f"fetch or import {table}"
             )
-    if not len(sessions) or any(b <= a for a, b in pairwise(sessions)):
-        raise BadInput(
-            "sessions must be ascending and at least one", list(sessions)[:5], "pass open sessions once"
-        )
     ordinals = np.array([calendar.ordinal(day) for day in sessions], dtype=np.int32)
+    if not len(ordinals) or (np.diff(ordinals) != 1).any():
+        raise BadInput(
+            "sessions must be consecutive sessions of the calendar, at least one",
+            f"{len(sessions)} from {min(sessions, default=None)} to {max(sessions, default=None)}",
+            "pass every open session of the stretch once, ascending",
+        )
     decisions = microseconds(decision_times(calendar.sessions, market))
     identity = Identity.from_tables(raw["stock_basic"], raw.get("bse_mapping"))
     earlier = revised_sessions(raw, calendar, sessions, market)
-    touched = np.union1d(ordinals, session_ordinals(pl.Series(earlier, dtype=pl.Date), calendar)).astype(
-        np.int32
-    )
+    revised = session_ordinals(pl.Series(earlier, dtype=pl.Date), calendar)
+    context = max(ordinals[0] - CONTEXT_SESSIONS, 0)
+    touched = np.union1d(np.arange(context, ordinals[-1] + 1), revised).astype(np.int32)
     window = Window(calendar, decisions, identity, touched)
     versions = {
         table: Versions.of(raw[table], event, window) for table, event in EVENTS.items() if table in raw
     }
     if "suspend_d" in versions:
         versions["suspend_d"] = _whole_days(versions["suspend_d"])
+    _require_whole(versions, window, revised)
     listing = listed(raw["stock_basic"], window)
     return Build(window, versions, listing, status(raw, listing, versions, window), ordinals)
+
+
+def _require_whole(versions: Mapping[str, Versions], window: Window, revised: np.ndarray) -> None:
+    """Refuse an earlier session of which only the revisions were handed in: half its patch would be null."""
+    held = [v.ordinal[v.known == v.ordinal] for table, v in versions.items() if table in MEASURED]
+    partial = np.setdiff1d(revised, np.concatenate(held))
+    if len(partial):
+        raise BadInput(
+            "every version of a revised earlier session must be handed in, of all tables",
+            f"only later versions of {window.calendar.session(int(partial[0]))}",
+            "read the sessions that asof.panel.revised_sessions names in full",
+        )
 
 
 def _whole_days(suspensions: Versions) -> Versions:

@@ -13,7 +13,7 @@ from datetime import date
 import numpy as np
 import polars as pl
 
-from pipeline.asof.build import Build, prepare
+from pipeline.asof.build import CONTEXT_SESSIONS, Build, prepare
 from pipeline.asof.dense import Dense, dense
 from pipeline.asof.identity import BOARDS
 from pipeline.asof.intraday import BAR_FIELDS, Minutes, minutes
@@ -71,32 +71,25 @@ def build_panel(
     Parameters
     ----------
     raw : mapping of table to DataFrame
-        All versions with `known_at`, vendor units: rows of `sessions`, every row of the earlier sessions that
-        `revised_sessions` names, and the snapshot and interval tables whole. An absent table is absent.
+        All versions with `known_at`, vendor units: rows of `sessions`, every row of the earlier sessions
+        that `revised_sessions` names, the snapshot and interval tables whole. An absent table is absent. Rows
+        of the five sessions before, where given, reconcile the first session and lend it a missing factor.
     sessions : sequence of date
-        Open sessions to build, ascending; knowledge counts up to the last one's decision.
+        Consecutive open sessions to build; knowledge counts up to the last one's decision.
 
     Raises
     ------
     MissingTable
         Without `stock_basic`, `daily` or `adj_factor`.
+    BadInput
+        Sessions with gaps, or an earlier session of which only the revisions were handed in.
     """
     build = prepare(raw, calendar, sessions, market)
-    targets = _own_decisions(build)
-    picks = {
-        table: build.versions[table].own_session(build.window)[build.listing.cells[targets.row]]
-        for table in (*MEASURED, "stk_limit")
-        if table in build.versions
-    }
-    values = measured(picks, build.versions, targets, build.listing, build.status, build.window)
-    described = _described(build, targets).hstack(values)
-    audited = Audited(described, picks, build.versions)
-    audited = replace(audited, frame=described.with_columns(limit_mismatch(audited)))
+    audited = _audited(build)
     flagged = audited.frame.with_columns(*exclusion_flags(universe), *blocks())
     flagged = flagged.with_columns(exclusion=first_exclusion())
-    bars = minutes(
-        build.versions.get("stk_mins"), build.cell_rows(targets.row), build.window, market.bars_per_session
-    )
+    cell_row = build.cell_rows(np.arange(build.first_row, len(build.listing.cells)))
+    bars = minutes(build.versions.get("stk_mins"), cell_row, build.window, market.bars_per_session)
     return PanelTables(
         AsOf(flagged.with_columns(eligible=pl.col("exclusion").is_null()).select(PANEL_COLUMNS)),
         patches_of(build),
@@ -117,10 +110,20 @@ def summary(panel: AsOf) -> pl.DataFrame:
     )
 
 
-def _own_decisions(build: Build) -> Targets:
-    """Every listing row of the sessions being built, as of its own decision."""
-    row = np.flatnonzero(np.isin(build.ordinal, build.sessions))
-    return Targets(row, build.instrument[row], build.ordinal[row], build.ordinal[row])
+def _audited(build: Build) -> Audited:
+    """Every listing row measured as of its own decision: the sessions being built, and their context."""
+    row = np.arange(len(build.listing.cells))
+    targets = Targets(row, build.instrument, build.ordinal, build.ordinal)
+    picks = {
+        table: build.versions[table].own_session(build.window)[build.listing.cells]
+        for table in (*MEASURED, "stk_limit")
+        if table in build.versions
+    }
+    values = measured(picks, build.versions, targets, build.listing, build.status, build.window)
+    frame, first = _described(build, targets).hstack(values), build.first_row
+    context = frame[:first].filter(pl.Series(build.ordinal[:first] >= build.sessions[0] - CONTEXT_SESSIONS))
+    audited = Audited(frame[first:], context, {t: at[first:] for t, at in picks.items()}, build.versions)
+    return replace(audited, frame=audited.frame.with_columns(limit_mismatch(audited)))
 
 
 def _described(build: Build, targets: Targets) -> pl.DataFrame:

@@ -29,10 +29,7 @@ def patches_of(build: Build) -> pl.DataFrame:
         keys["ordinal"].to_numpy(),
         keys["as_of"].to_numpy(),
     )
-    decided = np.append(build.sessions[0] - 1, build.sessions)
-    before = Targets(
-        now.row, now.instrument, now.ordinal, decided[np.searchsorted(build.sessions, now.as_of)]
-    )
+    before = Targets(now.row, now.instrument, now.ordinal, now.as_of - 1)
     new, old = (_measured_as_of(build, targets).select(MEASURES) for targets in (now, before))
     changed = pl.DataFrame({c: new[c].ne_missing(old[c]) for c in MEASURES}).select(
         pl.any_horizontal(pl.all()).alias("changed")
@@ -96,20 +93,13 @@ def _revised_keys(build: Build) -> pl.DataFrame:
         )
         found.append(
             pl.DataFrame(
-                {"instrument": v.instrument[late], "ordinal": v.ordinal[late], "known": v.known[late]}
+                {"instrument": v.instrument[late], "ordinal": v.ordinal[late], "as_of": v.known[late]}
             )
         )
     keys = pl.concat(found).unique()
     cell = build.window.cells(keys["instrument"].to_numpy(), keys["ordinal"].to_numpy())
     row = np.append(build.cell_rows(np.arange(len(build.listing.cells))), -1)[cell]
-    as_of = build.sessions[np.searchsorted(build.sessions, keys["known"].to_numpy())]
-    return (
-        keys.with_columns(row=pl.Series(row), as_of=pl.Series(as_of))
-        .filter(pl.col("row") >= 0)
-        .select("row", "instrument", "ordinal", "as_of")
-        .unique()
-        .sort("row", "as_of")
-    )
+    return keys.with_columns(row=pl.Series(row)).filter(pl.col("row") >= 0).sort("row", "as_of")
 
 
 def _measured_as_of(build: Build, targets: Targets) -> pl.DataFrame:

@@ -40,9 +40,13 @@ TURNOVER_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Audited:
-    """Rows under audit: `frame` has the panel and audit columns, `picks` the vendor rows behind it."""
+    """Rows under audit: `frame` has the panel and audit columns, `picks` the vendor rows behind it.
+
+    `context` are measured rows of the sessions just before, as far as they were handed in.
+    """
 
     frame: pl.DataFrame
+    context: pl.DataFrame
     picks: Mapping[str, np.ndarray]
     versions: Mapping[str, Versions]
 
@@ -81,7 +85,7 @@ def quarantined(audited: Audited, minutes: Minutes, build: Build) -> pl.DataFram
     found = [
         *_quotes(audited),
         *_missing_rows(audited),
-        _pre_close(audited.frame),
+        _pre_close(audited),
         _turnover(audited),
         _limits(audited),
         _names(audited.frame),
@@ -169,24 +173,17 @@ def _missing_rows(audited: Audited) -> list[pl.DataFrame]:
     return [*found, _rows(carried, "adj_factor", "factor_carried", _said("factor"))]
 
 
-def _pre_close(frame: pl.DataFrame) -> pl.DataFrame:
-    """The reference price against the previous close x factor ratio, inside the month."""
-    pairs = (
-        frame.filter("valid_bar")
-        .select("session", "instrument", "close", "pre_close", "factor")
-        .with_columns(pl.col("close", "factor").shift(1).over("instrument").name.prefix("previous_"))
-    )
+def _pre_close(audited: Audited) -> pl.DataFrame:
+    """The reference price against the previous close x factor ratio, over suspended sessions."""
+    columns = ["session", "instrument", "close", "pre_close", "factor"]
+    parts = (audited.context, audited.frame)
+    rows = pl.concat([part.filter(~pl.col("suspended")).select(columns) for part in parts])
+    pairs = rows.with_columns(pl.col("close", "factor").shift(1).over("instrument").name.prefix("previous_"))
+    jumped = pl.col("factor") != pl.col("previous_factor")
+    slack = TICK / 2 + 1e-9 + pl.when(jumped).then(RATIO_TOLERANCE * pl.col("pre_close")).otherwise(0.0)
     expected = pl.col("previous_close") * pl.col("previous_factor") / pl.col("factor")
-    slack = (
-        TICK / 2
-        + 1e-9
-        + pl.when(pl.col("factor") != pl.col("previous_factor"))
-        .then(RATIO_TOLERANCE * pl.col("pre_close"))
-        .otherwise(0.0)
-    )
-    wrong = pairs.with_columns(expected=expected).filter(
-        (pl.col("pre_close") - pl.col("expected")).abs() > slack
-    )
+    own = pairs.with_columns(expected=expected).filter(pl.col("session") >= audited.frame["session"].min())
+    wrong = own.filter((pl.col("pre_close") - pl.col("expected")).abs() > slack)
     return _rows(wrong, "daily", "pre_close_against_factor", _said("pre_close", "expected"))
 
 
