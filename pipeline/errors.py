@@ -46,6 +46,10 @@ class LookAheadError(FoldgateError):
     """Something read a fact before it could be known."""
 
 
+class LawBroken(FoldgateError):
+    """A value changed with something that it must not depend on."""
+
+
 class MissingTable(FoldgateError):
     """A required vendor table is absent from the source or the lake."""
 

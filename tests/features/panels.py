@@ -3,13 +3,12 @@ minutes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 
-from pipeline.frames import AsOf
+from pipeline.features.laws import FeatureInputs as Market
 
 N_BARS = 48
 _FLOWS = ("flow_small", "flow_medium", "flow_large", "flow_extra_large")
@@ -18,23 +17,6 @@ MEASURES = (
     "suspended",
     "turnover", "pe_ttm", "pb", "ps_ttm", "dividend_yield_pct", "total_mv", "circ_mv", *_FLOWS, "flow_gross",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Market:
-    """What `compute` reads."""
-
-    panel: pl.DataFrame
-    patches: pl.DataFrame
-    intraday: pl.DataFrame
-
-    @property
-    def sessions(self) -> list[date]:
-        return self.panel["session"].unique().sort().to_list()
-
-    @property
-    def as_of(self) -> AsOf:
-        return AsOf(self.panel)
 
 
 def weekdays(n: int, first: date = date(2025, 1, 2)) -> list[date]:

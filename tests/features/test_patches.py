@@ -10,10 +10,10 @@ import pytest
 
 from pipeline.features.compute import compute
 from pipeline.features.history import build
+from pipeline.features.laws import differences
 from pipeline.features.plan import FAMILIES, plan
 from pipeline.frames import AsOf
 from tests.features.panels import Market, market
-from tests.laws.features import differences
 
 PLAN = plan(list(FAMILIES))
 KEY = ["session", "instrument"]

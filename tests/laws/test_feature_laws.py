@@ -6,11 +6,12 @@ import numba
 import numpy as np
 import pytest
 
+from pipeline.errors import LawBroken
+from pipeline.features import laws
 from pipeline.features.history import History
 from pipeline.features.plan import FAMILIES, Plan, plan
 from pipeline.features.spec import Family, Feature
 from tests.features.panels import Market, market
-from tests.laws import features as laws
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,6 +28,11 @@ def small() -> Market:
     return market(n_instruments=9, n_sessions=72, patch_share=0.03)
 
 
+def subject(plan: Plan, inputs: Market, **options) -> laws.Subject:
+    """Cut at every sixth session, which is where any of these leaks shows."""
+    return laws.Subject(plan, inputs, cuts=tuple(inputs.sessions[-1::-6]), **options)
+
+
 @pytest.fixture(scope="module")
 def wide() -> Market:
     return market(n_instruments=60, n_sessions=72)
@@ -35,7 +41,7 @@ def wide() -> Market:
 @pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__)
 def test_every_registered_feature_obeys(law, small):
     """Pins extent dependence: a value that moves with what is stored around its window."""
-    law(plan(list(FAMILIES)), small)
+    law(subject(plan(list(FAMILIES)), small))
 
 
 def _planted(compute, lookback: int = 5, min_bars: int = 1, scope: str = "instrument") -> Plan:
@@ -97,48 +103,38 @@ def _arrival_order(market, plan, sessions):
 )
 def test_each_law_turns_red(law, broken, options, small):
     """Pins a law that cannot fail: each meets the leak it exists for, and its red names column and remedy."""
-    with pytest.raises(laws.LawBroken, match=r"planted.*remedy"):
-        law(broken, small, **options)
+    with pytest.raises(LawBroken, match=r"planted.*remedy"):
+        law(subject(broken, small, **options))
 
 
 def test_a_declared_lookback_is_what_the_values_need(wide):
     """Pins look-backs declared by guess: with one session fewer, some value of every windowed feature
     changes."""
-    days = wide.sessions
     slack = []
     for family in FAMILIES.values():
-        whole = laws.calculate_features(wide, Plan((family,)), days)
+        whole = laws.Subject(Plan((family,)), wide)
         for lookback in sorted({f.lookback for f in family.features} - {1}):
             needy = {f.name for f in family.features if f.lookback == lookback}
-            for t in range(len(days) - 1, lookback, -1):
-                part = laws.cut(wide, days[t - lookback + 2], days[t])
-                found = laws.calculate_features(part, Plan((family,)), [days[t]])
-                needy -= {row[0] for row in laws.differences(whole, found, needy)}
+            for at in range(len(wide.sessions) - 1, lookback, -1):
+                short = whole.window(whole.plan, at, lookback - 1)
+                needy -= {row[0] for row in laws.differences(whole.whole, short, needy)}
                 if not needy:
                     break
             slack += sorted(needy)
     assert slack == []
 
 
-@pytest.mark.parametrize(
-    ("family", "name", "expected"),
-    [
-        ("alpha158", "MA20", 20),
-        ("alpha158", "ROC60", 61),
-        ("returns", "realised_volatility_5", 6),
-        ("regime", "market_volatility_20", 21),
-    ],
-)
-def test_measured_lookback_finds_the_window(family, name, expected, small):
+def test_measured_lookbacks_find_the_windows(small):
     """Pins a measurement that echoes the declaration instead of measuring."""
-    chosen = FAMILIES[family]
-    feature = next(f for f in chosen.features if f.name == name)
-    assert laws.measured_lookback(chosen, feature, small, small.sessions[-5:]) == expected
+    columns = {"MA20": 20, "ROC60": 61, "realised_volatility_5": 6, "market_volatility_20": 21}
+    chosen = laws.Subject(
+        plan(["alpha158", "returns", "regime"]), small, tuple(columns), tuple(small.sessions[-5:])
+    )
+    assert laws.measured_lookbacks(chosen) == columns
 
 
-def test_measured_lookback_exposes_a_recursive_feature(small):
+def test_measured_lookbacks_expose_a_recursive_feature(small):
     """Pins unbounded memory: an exponential average without a window needs all of history, not the 5 it
     declares."""
-    broken = _planted(_recursive)
-    found = laws.measured_lookback(broken.families[0], broken.features[0], small, small.sessions[-1:])
-    assert found > 20
+    broken = laws.Subject(_planted(_recursive), small, cuts=tuple(small.sessions[-1:]))
+    assert laws.measured_lookbacks(broken)["planted"] > 20
