@@ -62,9 +62,7 @@ def simulated_market(profile: str, overrides: Mapping[str, Any] | None = None) -
         For an unknown profile.
     """
     if profile not in PROFILES:
-        raise BadInput(
-            "the profile must be one of the simulation's", profile, f"choose from {sorted(PROFILES)}"
-        )
+        raise BadInput("the profile must be one of the simulation's", profile, f"choose from {sorted(PROFILES)}")
     values = PROFILES[profile].model_dump() | dict(overrides or {})
     return simulate(type(PROFILES[profile]).model_validate(values))
 
@@ -103,20 +101,14 @@ class SimulatedVendor(httpx.BaseTransport):
         name = str(asked.get("api_name", ""))
         if name not in self._answers:
             raise _Refused(UNKNOWN_API)
-        params = DEFAULTS.get(name, {}) | {
-            k: str(v) for k, v in (asked.get("params") or {}).items() if str(v) != ""
-        }
+        params = DEFAULTS.get(name, {}) | {k: str(v) for k, v in (asked.get("params") or {}).items() if str(v) != ""}
         for group in REQUIRED.get(name, ()):
             if not any(key in params for key in group):
                 raise _Refused(MISSING_PARAMETER, "或".join(group))
-        fields = [
-            c.name for c in TABLES[name].columns if _sent(c.name, c.default, str(asked.get("fields") or ""))
-        ]
+        fields = [c.name for c in TABLES[name].columns if _sent(c.name, c.default, str(asked.get("fields") or ""))]
         now = self._clock.now()
         if "trade_date" in params and params.keys() <= WHOLE_DAY and TABLES[name].layout == "session":
-            page, more = self._page(
-                name, self._day_lines(name, fields, _day(params, "trade_date"), now), params
-            )
+            page, more = self._page(name, self._day_lines(name, fields, _day(params, "trade_date"), now), params)
         else:
             rows, more = self._page(name, self._answers[name](name, params, now).select(fields), params)
             page = _lines(rows)
@@ -175,9 +167,7 @@ class SimulatedVendor(httpx.BaseTransport):
 
 
 def _answered(body: str) -> httpx.Response:
-    return httpx.Response(
-        200, headers={"content-type": "application/json; charset=utf-8"}, content=body.encode()
-    )
+    return httpx.Response(200, headers={"content-type": "application/json; charset=utf-8"}, content=body.encode())
 
 
 def _body(code: int, message: str, data: str) -> str:
@@ -200,11 +190,7 @@ def _literal(name: str, dtype: pl.DataType) -> pl.Expr:
     """A column as JSON literals in the vendor's formats. Simulated text needs no escapes."""
     column = pl.col(name)
     if dtype == pl.Date:
-        number = (
-            column.dt.year().cast(pl.Int32) * 10_000
-            + column.dt.month().cast(pl.Int32) * 100
-            + column.dt.day()
-        )
+        number = column.dt.year().cast(pl.Int32) * 10_000 + column.dt.month().cast(pl.Int32) * 100 + column.dt.day()
         text = pl.concat_str(pl.lit('"'), number.cast(pl.String), pl.lit('"'))
     elif dtype == pl.Datetime:
         text = column.dt.strftime('"%Y-%m-%d %H:%M:%S"')

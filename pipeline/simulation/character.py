@@ -28,7 +28,7 @@ class Character:
 
 
 def draw_character(profile: Profile, securities: Securities, rng: np.random.Generator) -> Character:
-    """Traits and factor returns with volatility clustering; about a third of a name's variance is common."""
+    """Traits, and factor returns with volatility clustering: names correlate with the market at about 0.4."""
     n, n_sessions = len(securities), profile.sessions
     price = np.exp(rng.normal(np.log(1_300.0), 0.7, n)).clip(350.0, 60_000.0)
     worth = np.exp(rng.normal(np.log(7e9), 0.9, n)).clip(8e8, 8e11)
@@ -36,7 +36,7 @@ def draw_character(profile: Profile, securities: Securities, rng: np.random.Gene
     n_factors = 1 + int(securities.industry.max()) + 1
     common = np.zeros((n_sessions, n_factors, 2))
     for k in range(n_factors):
-        common[:, k, :] = _clustered(n_sessions, 0.011 if k == 0 else 0.006, rng)
+        common[:, k, :] = _clustered(n_sessions, 0.013 if k == 0 else 0.006, rng)
     return Character(
         price,
         np.round(worth / price * 100.0, -4),
@@ -53,9 +53,9 @@ def draw_character(profile: Profile, securities: Securities, rng: np.random.Gene
 def _clustered(n_sessions: int, size: float, rng: np.random.Generator) -> np.ndarray:
     """[sessions, 2] overnight and intraday returns of one factor whose log volatility is an AR(1)."""
     log_volatility = np.zeros(n_sessions)
-    shocks = rng.normal(0.0, 0.12, n_sessions)
+    shocks = rng.normal(0.0, 0.16, n_sessions)
     for t in range(1, n_sessions):
         log_volatility[t] = 0.95 * log_volatility[t - 1] + shocks[t]
-    scale = size * np.exp(log_volatility - 0.07)
+    scale = size * np.exp(log_volatility - 0.13)
     noise = rng.standard_t(5, (n_sessions, 2)) * np.sqrt(0.6)
     return noise * scale[:, None] * np.sqrt([OVERNIGHT_SHARE, 1.0 - OVERNIGHT_SHARE])

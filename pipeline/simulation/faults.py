@@ -97,10 +97,7 @@ def _corrected(rows: pl.DataFrame, chosen: np.ndarray, at: pl.Series, mistake: M
     mask = pl.Series(chosen)
     first = rows.with_columns(
         [
-            pl.when(mask)
-            .then((pl.col(c) * mistake.scale).round(mistake.decimals))
-            .otherwise(pl.col(c))
-            .alias(c)
+            pl.when(mask).then((pl.col(c) * mistake.scale).round(mistake.decimals)).otherwise(pl.col(c)).alias(c)
             for c in mistake.columns
         ]
     )

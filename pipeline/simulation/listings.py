@@ -159,12 +159,8 @@ def namechange(world: World) -> pl.DataFrame:
             rows.append((code, name, start, None, announced, reason, utc(announced, ANNOUNCED_AT)))
             if k + 1 < len(history):
                 following = history[k + 1][1]
-                rows.append(
-                    (code, name, start, day_before(following), announced, reason, utc(following, MORNING))
-                )
-    return _frame(
-        "namechange", ("ts_code", "name", "start_date", "end_date", "ann_date", "change_reason"), rows
-    )
+                rows.append((code, name, start, day_before(following), announced, reason, utc(following, MORNING)))
+    return _frame("namechange", ("ts_code", "name", "start_date", "end_date", "ann_date", "change_reason"), rows)
 
 
 def bse_mapping(world: World) -> pl.DataFrame:

@@ -92,13 +92,9 @@ class SimulatedMarket:
         if days is not None:
             first = days.search_sorted(self.sessions[lo], side="left")
             return blocks[0].slice(first, days.search_sorted(self.sessions[hi - 1], side="right") - first)
-        return pl.concat(blocks).filter(
-            pl.col("trade_date").is_between(self.sessions[lo], self.sessions[hi - 1])
-        )
+        return pl.concat(blocks).filter(pl.col("trade_date").is_between(self.sessions[lo], self.sessions[hi - 1]))
 
-    def table_at(
-        self, name: str, now: datetime, start: date | None = None, end: date | None = None
-    ) -> pl.DataFrame:
+    def table_at(self, name: str, now: datetime, start: date | None = None, end: date | None = None) -> pl.DataFrame:
         """What the vendor answers at `now`: per key the newest version, under the codes of that day.
 
         Parameters
@@ -117,9 +113,7 @@ class SimulatedMarket:
         )
         served = rows.filter(pl.col("published_at") <= now)
         if served.height > 1:
-            newest = ~served.select(
-                (pl.struct(spec.key) == pl.struct(spec.key).shift(-1)).fill_null(False)
-            ).to_series()
+            newest = ~served.select((pl.struct(spec.key) == pl.struct(spec.key).shift(-1)).fill_null(False)).to_series()
             served = served.filter(newest)
         return self._renamed(name, served, now)
 
@@ -146,9 +140,7 @@ class SimulatedMarket:
         bars = _fill_days(
             world.profile.seed, t, places[k], world.walk.path, world.walk.reference, world.securities.bands
         )
-        return self._minute_frame(
-            pl.Series("ts_code", [code for code, _ in known], dtype=pl.String).gather(k), t, bars
-        )
+        return self._minute_frame(pl.Series("ts_code", [code for code, _ in known], dtype=pl.String).gather(k), t, bars)
 
     def published_minutes(self, now: datetime) -> date | None:
         """The last session whose minutes the vendor serves at `now`; None before the first."""
@@ -187,9 +179,7 @@ class SimulatedMarket:
 
     def _require(self, name: str) -> None:
         if name not in self.tables:
-            raise BadInput(
-                f"the simulated vendor has the tables {sorted(self.tables)}", name, "minutes: use `minutes`"
-            )
+            raise BadInput(f"the simulated vendor has the tables {sorted(self.tables)}", name, "minutes: use `minutes`")
 
     def _snapshot(self, name: str) -> pl.DataFrame:
         if name not in self._snapshots:
@@ -203,9 +193,7 @@ class SimulatedMarket:
             start = number * BLOCK_SESSIONS
             stop = min(start + BLOCK_SESSIONS, len(self.sessions))
             order = [*TABLES[name].key, "published_at"]
-            self._blocks[key] = SESSION_TABLES[name](self._world, start, stop).sort(
-                order, maintain_order=True
-            )
+            self._blocks[key] = SESSION_TABLES[name](self._world, start, stop).sort(order, maintain_order=True)
         self._blocks.move_to_end(key)
         while len(self._blocks) > 1 and sum(block.height for block in self._blocks.values()) > CACHED_ROWS:
             self._blocks.popitem(last=False)

@@ -54,9 +54,7 @@ def mean_rank_ic(frame: pl.DataFrame, feature: str) -> float:
         pl.col(feature).rank().over("session").alias("x"),
         pl.col("ret").rank().over("session").alias("y"),
     )
-    by_session = (
-        ranks.group_by("session").agg(pl.corr("x", "y").alias("ic"), pl.len().alias("n")).sort("session")
-    )
+    by_session = ranks.group_by("session").agg(pl.corr("x", "y").alias("ic"), pl.len().alias("n")).sort("session")
     return float(by_session.filter((pl.col("n") >= 10) & pl.col("ic").is_finite())["ic"].mean() or 0.0)  # type: ignore[arg-type]
 
 

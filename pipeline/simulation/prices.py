@@ -102,9 +102,7 @@ def _walk(seed: int, strength: float, names: _Names, common: np.ndarray, state: 
 
 
 @numba.njit(cache=True)
-def _returns(
-    seed: int, t: int, i: int, names: _Names, common: np.ndarray, state: _State
-) -> tuple[float, float]:
+def _returns(seed: int, t: int, i: int, names: _Names, common: np.ndarray, state: _State) -> tuple[float, float]:
     """Overnight and intraday log returns; the idiosyncratic variance follows a GARCH(1,1) kept in `heat`."""
     noise, shock = draws.stream(seed, NOISE, t, i), draws.stream(seed, NEWS, t, i)
     scale = names.volatility[i] * np.sqrt(state.heat[i])

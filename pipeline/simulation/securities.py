@@ -69,9 +69,7 @@ class Securities:
         return len(self.code)
 
 
-def make_securities(
-    profile: Profile, days: list[date], calendar: np.ndarray, rng: np.random.Generator
-) -> Securities:
+def make_securities(profile: Profile, days: list[date], calendar: np.ndarray, rng: np.random.Generator) -> Securities:
     """Draw the securities; `days` are the sample's sessions, `calendar` all known ones (datetime64[D])."""
     n, n_sessions = profile.instruments, profile.sessions
     board = _boards(n, rng)
@@ -204,8 +202,10 @@ def _st_episodes(
     chosen = healthy[: max(3, round(0.04 * len(board) * max(1.0, n_sessions / 400)))]
     start = rng.integers(1, n_sessions - 30, len(chosen))
     length = rng.integers(40, 251, len(chosen))
+    # The first one is ST throughout: the vendor's list is never empty.
+    start[0], length[0] = 0, n_sessions
     # One main-board name is ST across the day on which the ST band widened, when the sample holds that day.
-    main = next((k for k, i in enumerate(chosen) if board[i] <= limits.MAIN_SZSE), None)
+    main = next((k for k in range(1, len(chosen)) if board[chosen[k]] <= limits.MAIN_SZSE), None)
     if main is not None and days[0] < limits.ST_TEN_PERCENT <= days[-1]:
         start[main], length[main] = max(1, days.index(limits.ST_TEN_PERCENT) - 40), n_sessions
     fallen = np.flatnonzero(decline >= 0)
@@ -279,9 +279,7 @@ def _ex_dates(days: list[date], n: int, rng: np.random.Generator) -> tuple[np.nd
         payers = np.flatnonzero(rng.random(n) < 0.7)
         when = rng.integers(lo, hi, len(payers))
         cash[when, payers] = rng.uniform(0.003, 0.04, len(payers))
-        ratio[when, payers] = np.where(
-            rng.random(len(payers)) < 0.2, rng.integers(2, 6, len(payers)) / 10, 0.0
-        )
+        ratio[when, payers] = np.where(rng.random(len(payers)) < 0.2, rng.integers(2, 6, len(payers)) / 10, 0.0)
     return cash, ratio
 
 

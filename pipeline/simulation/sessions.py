@@ -32,9 +32,7 @@ LUNAR_NEW_YEAR = {
 def holidays(year: int) -> set[date]:
     """Closed days of one year besides weekends: about 19 of them fall on weekdays."""
     if year not in LUNAR_NEW_YEAR:
-        raise BadInput(
-            "the made-up calendar covers 2014..2028", year, "choose a last_session and length inside it"
-        )
+        raise BadInput("the made-up calendar covers 2014..2028", year, "choose a last_session and length inside it")
 
     def stretch(first: date, days: int) -> set[date]:
         return {first + timedelta(days=i) for i in range(days)}

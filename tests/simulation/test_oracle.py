@@ -1,0 +1,91 @@
+"""The planted signal: as strong as asked, readable from vendor tables, and absent when nothing is planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.simulation.market import SimulatedMarket
+from pipeline.simulation.oracle import mean_rank_ic
+
+KEY = ["trade_date", "ts_code"]
+
+
+def observables(market: SimulatedMarket) -> pl.DataFrame:
+    """Simple features from vendor tables alone, per session and first code."""
+    rename = {new: old for old, new in market.tables["bse_mapping"].select("o_code", "n_code").iter_rows()}
+    rows = (
+        market.tables["adj_factor"]
+        .unique(KEY, keep="last")
+        .join(market.tables["daily"].unique(KEY, keep="last"), on=KEY, how="left")
+        .join(market.tables["daily_basic"].unique(KEY, keep="last"), on=KEY, how="left", suffix="_basic")
+        .with_columns(pl.col("ts_code").replace(rename).alias("instrument"), pl.col("trade_date").alias("session"))
+        .sort("instrument", "session")
+    )
+    price = (pl.col("close").forward_fill().over("instrument") * pl.col("adj_factor")).log()
+    share = pl.col("vol").fill_null(0.0) / pl.col("total_share").forward_fill().over("instrument")
+    rows = rows.with_columns(price.alias("price"), share.alias("share"))
+    return rows.with_columns(
+        (pl.col("price") - pl.col("price").shift(5)).over("instrument").alias("return_5"),
+        (pl.col("price") - pl.col("price").shift(1)).over("instrument").alias("return_1"),
+        (pl.col("price") - pl.col("price").shift(20)).over("instrument").alias("return_20"),
+        (pl.col("share") / pl.col("share").rolling_mean(20)).log().over("instrument").alias("activity"),
+        pl.col("total_mv").log().alias("size"),
+        pl.col("pb"),
+        pl.col("turnover_rate"),
+        (pl.col("high") / pl.col("low")).log().alias("range"),
+    )
+
+
+def standardised(column: str) -> pl.Expr:
+    """Cross-sectional z-scores, cut at 3."""
+    value = pl.col(column)
+    return ((value - value.mean()) / value.std(ddof=0)).clip(-3, 3).over("session")
+
+
+@pytest.mark.parametrize(("name", "target"), [("tiny", 0.3), ("demo", 0.15)])
+def test_planted_rank_ic_is_the_profiles(name: str, target: float, request: pytest.FixtureRequest) -> None:
+    """Pins a signal that is stronger or weaker than the profile says, by which every power figure would be wrong."""
+    market: SimulatedMarket = request.getfixturevalue(name)
+    assert market.oracle_rank_ic == pytest.approx(target, abs=0.01)
+
+
+def test_nothing_planted_nothing_found(null: SimulatedMarket) -> None:
+    """Pins a null market in which the past predicts: limits, ticks and magnets must leave no trade behind.
+
+    The mean rank IC of one feature over 400 sessions has a standard deviation of about 0.004 between seeds.
+    """
+    features = ["return_1", "return_5", "return_20", "activity", "size", "pb", "turnover_rate", "range"]
+    rows = null.oracle.join(observables(null).select("session", "instrument", *features), on=["session", "instrument"])
+    found = {name: mean_rank_ic(rows, name) for name in features}
+    assert null.strength == 0.0
+    assert abs(null.oracle_rank_ic) < 0.015
+    assert max(abs(value) for value in found.values()) < 0.02, found
+
+
+def test_signal_can_be_read_from_the_vendor_tables(demo: SimulatedMarket) -> None:
+    """Pins a signal that no honest feature could find: it must follow from published prices and volumes."""
+    rows = observables(demo).join(demo.oracle, on=["session", "instrument"])
+    rebuilt = rows.with_columns((-standardised("return_5")).alias("a"), (-standardised("activity")).alias("b"))
+    rebuilt = rebuilt.with_columns((pl.col("a") + 0.7 * pl.col("b")).alias("combined"))
+    pair = rebuilt.select(standardised("combined").alias("x"), pl.col("signal").alias("y")).drop_nulls()
+    assert pair.height > 60_000
+    # Volumes of a bonus issue's day are per share of another count in float32; nothing else may differ.
+    assert np.quantile(np.abs(pair["x"].to_numpy() - pair["y"].to_numpy()), 0.999) < 0.01
+
+
+def test_the_signal_pays_after_the_entry_only(demo: SimulatedMarket) -> None:
+    """Pins a drift that falls into the night before the entry, where nobody could earn it."""
+    rows = (
+        observables(demo)
+        .with_columns(
+            (pl.col("open") / pl.col("pre_close")).log().shift(-1).over("instrument").alias("night"),
+            (pl.col("close") / pl.col("open")).log().shift(-1).over("instrument").alias("day"),
+        )
+        .join(demo.oracle.drop("ret"), on=["session", "instrument"])
+    )
+    night = mean_rank_ic(rows.rename({"night": "ret"}), "signal")
+    day = mean_rank_ic(rows.rename({"day": "ret"}), "signal")
+    assert day > 0.08
+    assert abs(night) < 0.02
