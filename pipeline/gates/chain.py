@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,15 @@ class Chain:
         for number, path in enumerate(self._paths(), start=1):
             row = _parsed(path)
             if path.stem != f"{number:06d}":
-                raise Tampered("rows of a chain are numbered without a gap", path.name, f"row {number} is missing")
+                raise Tampered(
+                    "rows of a chain are numbered without a gap", path.name, f"row {number} is missing"
+                )
             if row.get("before") != before or row.get("hash") != _row_hash(row):
-                raise Tampered("every row hashes to what it records and follows the row before it", str(path),
-                               "restore the folder from a backup; the row was edited")
+                raise Tampered(
+                    "every row hashes to what it records and follows the row before it",
+                    str(path),
+                    "restore the folder from a backup; the row was edited",
+                )
             before = row["hash"]
             rows.append(row)
         return rows
@@ -59,8 +65,11 @@ class Chain:
     def verify(self, anchor: str) -> None:
         """The anchored head must still be part of the chain: a cut tail is seen here."""
         if anchor != GENESIS and anchor not in {row["hash"] for row in self.rows()}:
-            raise Tampered("a chain holds every head that was anchored elsewhere", anchor[:16],
-                           "rows were removed from its end; restore the folder")
+            raise Tampered(
+                "a chain holds every head that was anchored elsewhere",
+                anchor[:16],
+                "rows were removed from its end; restore the folder",
+            )
 
     def append(self, build: Callable[[list[Row]], Mapping[str, Any] | None]) -> Row | None:
         """Append what `build` makes of the present rows; nothing when it returns None.
@@ -73,7 +82,11 @@ class Chain:
             body = build(rows)
             if body is None:
                 return None
-            row: Row = {"number": len(rows) + 1, "before": rows[-1]["hash"] if rows else GENESIS, "body": dict(body)}
+            row: Row = {
+                "number": len(rows) + 1,
+                "before": rows[-1]["hash"] if rows else GENESIS,
+                "body": dict(body),
+            }
             row["hash"] = _row_hash(row)
             if self._create(row):
                 return row
@@ -81,7 +94,7 @@ class Chain:
     def _create(self, row: Row) -> bool:
         """Write beside, sync, then link: the name appears whole or not at all, and never twice."""
         target = self.root / f"{row['number']:06d}.json"
-        temporary = self.root / f".{row['number']:06d}.{os.getpid()}.tmp"
+        temporary = self.root / f".{row['number']:06d}.{os.getpid()}.{threading.get_ident()}.tmp"
         with temporary.open("wb") as handle:
             handle.write(canonical_json(row).encode() + b"\n")
             handle.flush()
@@ -92,7 +105,16 @@ class Chain:
             return False
         finally:
             temporary.unlink(missing_ok=True)
+        self._sync_names()
         return True
+
+    def _sync_names(self) -> None:
+        """A row that was reported as appended survives a power cut."""
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _paths(self) -> list[Path]:
         return sorted(self.root.glob("[0-9]*.json"))
@@ -104,7 +126,9 @@ def _row_hash(row: Mapping[str, Any]) -> str:
 
 def _parsed(path: Path) -> Row:
     try:
-        row: Row = json.loads(path.read_text())
-        return row
+        row = json.loads(path.read_text())
     except ValueError:
-        raise Tampered("a row of a chain is JSON", str(path), "restore the folder from a backup") from None
+        row = None
+    if not isinstance(row, dict):
+        raise Tampered("a row of a chain is a JSON object", str(path), "restore the folder from a backup")
+    return row

@@ -23,8 +23,15 @@ from pipeline.gates.statistics import (
 )
 
 VERDICT_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "gate": pl.String, "status": pl.String, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64,
-    "bound": pl.Float64, "rule": pl.String, "detail": pl.String, "evaluation_hash": pl.String,
+    "gate": pl.String,
+    "status": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "bound": pl.Float64,
+    "rule": pl.String,
+    "detail": pl.String,
+    "evaluation_hash": pl.String,
 }
 
 
@@ -78,30 +85,50 @@ LOCKED_BOOK = "locked"
 YEAR = 252
 
 
+def _paths(evidence: Evidence) -> dict[str, np.ndarray]:
+    """The paths' books in order; at least one."""
+    paths = {book: series for book, series in sorted(evidence.excess.items()) if book.startswith("path_")}
+    if not paths:
+        raise BadInput(
+            "return gates read the books path_00...", sorted(evidence.excess), "run the backtest stage"
+        )
+    return paths
+
+
 def paths_excess(evidence: Evidence) -> np.ndarray:
     """Net excess averaged over the paths, one value a session: the evaluation's own series."""
-    paths = [series for book, series in sorted(evidence.excess.items()) if book.startswith("path_")]
-    if not paths:
-        raise BadInput("return gates read the books path_00...", sorted(evidence.excess), "run the backtest stage")
-    return np.mean(np.stack(paths), axis=0)
+    return np.mean(np.stack(list(_paths(evidence).values())), axis=0)
+
+
+def _trials(evidence: Evidence) -> pl.DataFrame:
+    """The ledger's rows; at least the evaluation's own. None at all is no evidence, not a search of one."""
+    if evidence.trials.is_empty():
+        raise BadInput("the ledger holds the evaluation's own trial", "no trials", "run the backtest stage")
+    return evidence.trials
 
 
 def _annualised(series: np.ndarray, promotion: PromotionSpec) -> tuple[float, float, float]:
     """Mean daily value a year, with its block-bootstrap interval."""
-    low, high = block_bootstrap(series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 17)
+    low, high = block_bootstrap(
+        series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 17
+    )
     return float(series.mean() * YEAR), low * YEAR, high * YEAR
 
 
 def folds_overlap(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """training rows whose label span meets a held-out span number at most the bound"""
     rows = int(evidence.certificate["overlap_rows"].sum())
+    if evidence.certificate.is_empty():
+        raise BadInput("a certificate has splits", 0, "run the folds stage")
     return Measured(rows, rows <= bound, f"{rows} rows over {len(evidence.certificate)} splits")
 
 
 def folds_coverage(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the share of splits whose sessions are tested exactly as often as the scheme says reaches the bound"""
     tested = evidence.certificate.drop_nulls("tested_expected")
-    exact = (tested["tested_min"] == tested["tested_expected"]) & (tested["tested_max"] == tested["tested_expected"])
+    exact = (tested["tested_min"] == tested["tested_expected"]) & (
+        tested["tested_max"] == tested["tested_expected"]
+    )
     value = float(exact.mean() or 0.0)  # type: ignore[arg-type]
     return Measured(value, value >= bound, f"{exact.sum()} of {len(exact)} splits")
 
@@ -109,7 +136,10 @@ def folds_coverage(evidence: Evidence, bound: float, _: PromotionSpec) -> Measur
 def rank_ic(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
     """the lower end of the interval of the mean out-of-sample rank IC exceeds the bound"""
     series = evidence.rank_ic["paths"]
-    low, high = block_bootstrap(series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 13)
+    series = series[~np.isnan(series)]  # sessions in which nothing was filled
+    low, high = block_bootstrap(
+        series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 13
+    )
     return Measured(float(series.mean()), low > bound, f"mean of {len(series)} sessions", low, high)
 
 
@@ -121,7 +151,7 @@ def net_excess(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Me
 
 def worst_path(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the annual net excess of the worst path exceeds the bound"""
-    values = {b: float(s.mean() * YEAR) for b, s in evidence.excess.items() if b.startswith("path_")}
+    values = {book: float(series.mean() * YEAR) for book, series in _paths(evidence).items()}
     worst = min(values, key=lambda book: values[book])
     return Measured(values[worst], values[worst] > bound, f"{worst} of {len(values)} paths")
 
@@ -136,22 +166,27 @@ def probabilistic(evidence: Evidence, bound: float, _: PromotionSpec) -> Measure
 def deflated(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """DSR of the net excess, deflated by the ledger's effective number of trials, reaches the bound"""
     m = moments(paths_excess(evidence))
-    trials = effective_trials(returns_matrix(evidence.trials)) if len(evidence.trials) else 1.0
-    deviation = float(evidence.trials["sharpe"].std() or 0.0) if len(evidence.trials) > 1 else 0.0  # type: ignore[arg-type]
+    counted = _trials(evidence)
+    trials = effective_trials(returns_matrix(counted))
+    deviation = float(counted["sharpe"].std() or 0.0) if len(counted) > 1 else 0.0  # type: ignore[arg-type]
     value, benchmark = deflated_sharpe(m, trials, deviation)
-    detail = f"{len(evidence.trials)} trials, {trials:.1f} effective, benchmark Sharpe {benchmark * sqrt(YEAR):.2f} a year"
+    searched = f"{len(counted)} trials, {trials:.1f} effective"
+    detail = f"{searched}, benchmark Sharpe {benchmark * sqrt(YEAR):.2f} a year"
     return Measured(value, value >= bound, detail)
 
 
 def overfitting(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """PBO by CSCV over the ledger's configurations is at most the bound; one configuration is not applicable"""
-    matrix = returns_matrix(evidence.trials)
+    matrix = returns_matrix(_trials(evidence))
     if matrix.shape[1] < 2:
         return Measured(nan, False, f"{matrix.shape[1]} configuration", applicable=False)
     blocks = min(16, max(4, len(matrix) // 20 // 2 * 2))
     result = backtest_overfitting(matrix, blocks)
-    return Measured(result.probability, result.probability <= bound,
-                    f"{matrix.shape[1]} configurations, {blocks} blocks, slope {result.slope:.2f}")
+    return Measured(
+        result.probability,
+        result.probability <= bound,
+        f"{matrix.shape[1]} configurations, {blocks} blocks, slope {result.slope:.2f}",
+    )
 
 
 def track_record(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
@@ -171,6 +206,8 @@ def impossible_fills(evidence: Evidence, bound: float, _: PromotionSpec) -> Meas
 def calibration(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the worst ratio of a probability head's Brier score to the constant's, out of sample, is at most the bound"""
     ratios = evidence.calibration.with_columns(ratio=pl.col("brier") / pl.col("constant_brier")).sort("ratio")
+    if ratios.is_empty():
+        return Measured(nan, False, "no probability head with both outcomes", applicable=False)
     worst = ratios.row(-1, named=True)
     return Measured(worst["ratio"], worst["ratio"] <= bound, f"worst head {worst['head']}")
 
@@ -191,15 +228,24 @@ def locked_openings(evidence: Evidence, bound: float, _: PromotionSpec) -> Measu
 
 def break_even(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the round-trip cost at which the paths earn nothing is at least the bound times the cost charged"""
-    values = [m["break_even_round_trip_bps"] for b, m in evidence.metrics.items()
-              if b.startswith("path_") and isfinite(m.get("break_even_round_trip_bps", nan))]
+    values = [
+        m["break_even_round_trip_bps"]
+        for b, m in evidence.metrics.items()
+        if b.startswith("path_") and isfinite(m.get("break_even_round_trip_bps", nan))
+    ]
     value = float(np.median(values)) / evidence.facts["cost_bps"] if values else 0.0
-    return Measured(value, value >= bound, f"median of {len(values)} paths over {evidence.facts['cost_bps']:.1f} bps")
+    return Measured(
+        value, value >= bound, f"median of {len(values)} paths over {evidence.facts['cost_bps']:.1f} bps"
+    )
 
 
 def capacity(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the share of the stated capital that lots and the participation cap let in is at least the bound"""
-    values = [m["placed_share"] for b, m in evidence.metrics.items() if b.startswith("path_") and "placed_share" in m]
+    values = [
+        m["placed_share"]
+        for b, m in evidence.metrics.items()
+        if b.startswith("path_") and "placed_share" in m
+    ]
     value = float(min(values)) if values else 0.0
     return Measured(value, value >= bound, f"worst of {len(values)} paths")
 
@@ -214,6 +260,7 @@ def _equal(fact: str, what: str) -> Gate:
     def gate(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
         value = evidence.facts[fact]
         return Measured(value, value <= bound, f"{value:g} {what}")
+
     gate.__doc__ = f"{what} number at most the bound"
     return gate
 
@@ -272,12 +319,31 @@ def evaluate(evidence: Evidence, promotion: PromotionSpec, side: str = "evaluati
 
 def _verdict(spec: GateSpec, evidence: Evidence, promotion: PromotionSpec) -> dict[str, object]:
     gate = GATES[spec.name]
-    row: dict[str, object] = {"gate": spec.name, "bound": spec.bound, "rule": gate.__doc__, "evaluation_hash": evidence.subject}
+    row: dict[str, object] = {
+        "gate": spec.name,
+        "bound": spec.bound,
+        "rule": gate.__doc__,
+        "evaluation_hash": evidence.subject,
+    }
     try:
         seen = gate(evidence, spec.bound, promotion)
     except (KeyError, BadInput, pl.exceptions.ColumnNotFoundError) as absent:
-        return row | {"status": "missing", "value": None, "low": None, "high": None, "detail": f"no evidence: {absent}"}
-    status = "not_applicable" if not seen.applicable else "pass" if seen.passed and isfinite(seen.reached) else "fail"
-    numbers = {name: value if isfinite(value) else None for name, value in
-               {"value": seen.reached, "low": seen.low, "high": seen.high}.items()}
+        return row | {
+            "status": "missing",
+            "value": None,
+            "low": None,
+            "high": None,
+            "detail": f"no evidence: {absent}",
+        }
+    status = (
+        "not_applicable"
+        if not seen.applicable
+        else "pass"
+        if seen.passed and isfinite(seen.reached)
+        else "fail"
+    )
+    numbers = {
+        name: value if isfinite(value) else None
+        for name, value in {"value": seen.reached, "low": seen.low, "high": seen.high}.items()
+    }
     return row | numbers | {"status": status, "detail": seen.detail}

@@ -57,8 +57,11 @@ class Ledger:
     def append(self, trials: Iterable[Trial]) -> str:
         """Record trials that are not yet recorded; returns the chain's head."""
         for trial in trials:
-            self.chain.append(lambda rows, trial=trial: None if _known(rows, trial) else _body(trial))
+            self._append(trial)
         return self.head()
+
+    def _append(self, trial: Trial) -> None:
+        self.chain.append(lambda rows: None if _known(rows, trial) else _body(trial))
 
     def head(self) -> str:
         return self.chain.head()
@@ -74,9 +77,19 @@ class Ledger:
 
 
 _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
-    "number": pl.Int64, "identity": pl.String, "configuration": pl.String, "label": pl.String, "evaluation": pl.String,
-    "rows": pl.String, "n": pl.Int64, "sharpe": pl.Float64, "skew": pl.Float64, "kurtosis": pl.Float64,
-    "sessions": pl.List(pl.String), "returns": pl.List(pl.Float64), "hash": pl.String,
+    "number": pl.Int64,
+    "identity": pl.String,
+    "configuration": pl.String,
+    "label": pl.String,
+    "evaluation": pl.String,
+    "rows": pl.String,
+    "n": pl.Int64,
+    "sharpe": pl.Float64,
+    "skew": pl.Float64,
+    "kurtosis": pl.Float64,
+    "sessions": pl.List(pl.String),
+    "returns": pl.List(pl.Float64),
+    "hash": pl.String,
 }
 
 
@@ -87,9 +100,16 @@ def _known(rows: list[Row], trial: Trial) -> bool:
 def _body(trial: Trial) -> dict[str, object]:
     m = moments(np.asarray(trial.returns))
     return {
-        "identity": trial.identity, "configuration": trial.configuration, "label": trial.label,
-        "evaluation": trial.evaluation, "rows": trial.rows, "n": m.n, "sharpe": m.sharpe, "skew": m.skew,
-        "kurtosis": m.kurtosis, "sessions": [day.isoformat() for day in trial.sessions],
+        "identity": trial.identity,
+        "configuration": trial.configuration,
+        "label": trial.label,
+        "evaluation": trial.evaluation,
+        "rows": trial.rows,
+        "n": m.n,
+        "sharpe": m.sharpe,
+        "skew": m.skew,
+        "kurtosis": m.kurtosis,
+        "sessions": [day.isoformat() for day in trial.sessions],
         "returns": [float(value) for value in trial.returns],
     }
 
@@ -100,4 +120,6 @@ def returns_matrix(rows: pl.DataFrame) -> np.ndarray:
         return np.empty((0, 0))
     series = [dict(zip(r["sessions"], r["returns"], strict=True)) for r in rows.iter_rows(named=True)]
     shared = sorted(set.intersection(*(set(s) for s in series)))
-    return np.array([[s[day] for s in series] for day in shared], dtype=np.float64).reshape(len(shared), len(series))
+    return np.array([[s[day] for s in series] for day in shared], dtype=np.float64).reshape(
+        len(shared), len(series)
+    )

@@ -36,8 +36,9 @@ class Judgement:
     judged_at: datetime
 
 
-def reasons_to_refuse(judgements: Mapping[str, Judgement], spec: PromotionSpec, *, now: datetime,
-                      rewritten: Iterable[str] = ()) -> list[str]:
+def reasons_to_refuse(
+    judgements: Mapping[str, Judgement], spec: PromotionSpec, *, now: datetime, rewritten: Iterable[str] = ()
+) -> list[str]:
     """Every reason against promotion: a gate red, missing, stale, or for another hash; a pinned session rewritten.
 
     Parameters
@@ -48,6 +49,8 @@ def reasons_to_refuse(judgements: Mapping[str, Judgement], spec: PromotionSpec, 
         Pinned partitions whose content no longer hashes to the pin.
     """
     reasons = [f"stale: {name} was rewritten after it was pinned" for name in rewritten]
+    for side in sorted({"evaluation", "candidate"} - {gate.applies_to for gate in spec.gates}):
+        reasons.append(f"{side}: the study names no gate for it")
     for gate in spec.gates:
         judgement = judgements.get(gate.applies_to)
         if judgement is None:
@@ -56,9 +59,13 @@ def reasons_to_refuse(judgements: Mapping[str, Judgement], spec: PromotionSpec, 
             reasons += _against(gate, judgement)
     for side, judgement in judgements.items():
         if now - judgement.judged_at > timedelta(days=spec.max_age_days):
-            reasons.append(f"stale: the {side} verdicts are older than {spec.max_age_days} days ({judgement.judged_at:%Y-%m-%d})")
+            reasons.append(
+                f"stale: the {side} verdicts are older than {spec.max_age_days} days ({judgement.judged_at:%Y-%m-%d})"
+            )
         if judgement.judged_at > now:
-            reasons.append(f"stale: the {side} verdicts are dated in the future ({judgement.judged_at:%Y-%m-%d})")
+            reasons.append(
+                f"stale: the {side} verdicts are dated in the future ({judgement.judged_at:%Y-%m-%d})"
+            )
     return reasons
 
 
@@ -68,7 +75,9 @@ def _against(gate: GateSpec, judgement: Judgement) -> list[str]:
         return [f"{gate.name}: {'missing' if rows.is_empty() else 'judged twice'}"]
     verdict = rows.row(0, named=True)
     if verdict["evaluation_hash"] != judgement.subject:
-        return [f"{gate.name}: judged another hash ({verdict['evaluation_hash'][:12]}, now {judgement.subject[:12]})"]
+        return [
+            f"{gate.name}: judged another hash ({verdict['evaluation_hash'][:12]}, now {judgement.subject[:12]})"
+        ]
     if verdict["bound"] != gate.bound:
         return [f"{gate.name}: judged against the bound {verdict['bound']}, the study says {gate.bound}"]
     if verdict["status"] == "pass" or (verdict["status"] == "not_applicable" and gate.optional):
@@ -92,8 +101,16 @@ class Champions:
     def history(self) -> list[dict[str, Any]]:
         return [{"number": row["number"], **row["body"]} for row in self.chain.rows()]
 
-    def promote(self, bundle: str, reasons: list[str], *, evaluation: str, ledger_head: str, now: datetime,
-                details: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def promote(
+        self,
+        bundle: str,
+        reasons: list[str],
+        *,
+        evaluation: str,
+        ledger_head: str,
+        now: datetime,
+        details: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Move the pointer, or record the refusal and raise. Promoting the champion again changes nothing.
 
         Raises
@@ -102,8 +119,14 @@ class Champions:
             With every reason; the earlier champion goes on serving.
         """
         kind: Kind = "refused" if reasons else "promoted"
-        body = {"kind": kind, "bundle": bundle, "evaluation": evaluation, "ledger_head": ledger_head,
-                "reasons": reasons, "details": dict(details or {})}
+        body = {
+            "kind": kind,
+            "bundle": bundle,
+            "evaluation": evaluation,
+            "ledger_head": ledger_head,
+            "reasons": reasons,
+            "details": dict(details or {}),
+        }
 
         def build(rows: list[Row]) -> dict[str, Any] | None:
             last = rows[-1]["body"] if rows else {}
@@ -112,24 +135,34 @@ class Champions:
             again = bool(reasons) and {k: last.get(k) for k in body} == body
             return None if same or again else {**body, "at": now.isoformat()}
 
-        self.chain.append(build)
+        row = self.chain.append(build)
         if reasons:
-            raise PromotionRefused("every gate of the evaluation and of the candidate must be green", "; ".join(reasons),
-                                   "see the scorecard; the champion was not moved")
-        serving = self.current()
-        assert serving is not None
-        return serving
+            raise PromotionRefused(
+                "every gate of the evaluation and of the candidate must be green",
+                "; ".join(reasons),
+                "see the scorecard; the champion was not moved",
+            )
+        return self._body(row)
 
     def rollback(self, bundle: str, why: str, *, now: datetime) -> dict[str, Any]:
         """Move the pointer back to a bundle that was champion before; recorded with its reason."""
-        earlier = [row["body"] for row in self.chain.rows() if row["body"]["kind"] == "promoted"]
-        target = next((body for body in reversed(earlier) if body["bundle"].startswith(bundle)), None)
-        if target is None or not bundle:
-            raise PromotionRefused("a rollback names a bundle that was promoted before", bundle or "nothing",
-                                   f"choose one of {sorted({body['bundle'][:12] for body in earlier})}")
-        body = {**target, "kind": "rolled_back", "reasons": [why], "at": now.isoformat()}
-        self.chain.append(lambda rows: None if (_serving(rows) or {}).get("bundle") == body["bundle"] else body)
-        serving = self.current()
+        earlier = {row["body"]["bundle"]: row["body"] for row in self.chain.rows() if row["body"]["kind"] == "promoted"}
+        meant = [body for name, body in earlier.items() if name.startswith(bundle)]
+        if len(meant) != 1 or not bundle:
+            raise PromotionRefused(
+                "a rollback names a bundle that was promoted before",
+                bundle or "nothing",
+                f"choose one of {sorted(name[:12] for name in earlier)}",
+            )
+        body = {**meant[0], "kind": "rolled_back", "reasons": [why], "at": now.isoformat()}
+        row = self.chain.append(
+            lambda rows: None if (_serving(rows) or {}).get("bundle") == body["bundle"] else body
+        )
+        return self._body(row)
+
+    def _body(self, row: Row | None) -> dict[str, Any]:
+        """What was just appended, also when another process has moved the pointer since; else what serves."""
+        serving = row["body"] if row else self.current()
         assert serving is not None
         return serving
 

@@ -37,15 +37,18 @@ def moments(returns: np.ndarray) -> Moments:
         )
     deviation = values - values.mean()
     sigma = values.std(ddof=1)
-    if sigma == 0.0:
+    if values.min() == values.max():  # 250 times 1/3 has a deviation of 6e-17, a Sharpe ratio of 6e15
         return Moments(len(values), 0.0, 0.0, 3.0)
     z = deviation / values.std(ddof=0)
     return Moments(len(values), float(values.mean() / sigma), float((z**3).mean()), float((z**4).mean()))
 
 
 def _spread(m: Moments) -> float:
-    """Variance factor of the Sharpe estimate: 1 - g3 SR + (g4 - 1)/4 SR^2."""
-    return 1.0 - m.skew * m.sharpe + (m.kurtosis - 1.0) / 4.0 * m.sharpe**2
+    """Variance factor of the Sharpe estimate: 1 - g3 SR + (g4 - 1)/4 SR^2; 0 only for two-valued series."""
+    spread = 1.0 - m.skew * m.sharpe + (m.kurtosis - 1.0) / 4.0 * m.sharpe**2
+    if not spread > 0.0:
+        raise BadInput("the Sharpe estimate has a positive variance", spread, "use a longer return series")
+    return spread
 
 
 def probabilistic_sharpe(m: Moments, benchmark: float = 0.0) -> float:
@@ -54,12 +57,14 @@ def probabilistic_sharpe(m: Moments, benchmark: float = 0.0) -> float:
 
 
 def expected_maximum(trials: float) -> float:
-    """Expected largest of N independent standard normals (False Strategy theorem); 0 for one trial."""
+    """Expected largest of N independent standard normals (False Strategy theorem); 0 for one trial.
+
+    The approximation falls below 0 for an effective N under about 1.35, where it would *lower* the benchmark.
+    """
     if trials <= 1.0:
         return 0.0
-    return (1 - EULER_GAMMA) * _NORMAL.inv_cdf(1 - 1 / trials) + EULER_GAMMA * _NORMAL.inv_cdf(
-        1 - 1 / (trials * e)
-    )
+    low, high = _NORMAL.inv_cdf(1 - 1 / trials), _NORMAL.inv_cdf(1 - 1 / (trials * e))
+    return max(0.0, (1 - EULER_GAMMA) * low + EULER_GAMMA * high)
 
 
 def deflated_sharpe(m: Moments, trials: float, trial_deviation: float) -> tuple[float, float]:
