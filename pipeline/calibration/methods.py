@@ -17,6 +17,7 @@ Parameters = dict[str, list[float]]
 EDGE = 1e-6
 SLOPES = (0.05, 20.0)  # of a temperature, 1 / T
 NEWTON_STEPS = 50
+HALVINGS = 30
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _fit_platt(p: Floats, y: Floats) -> Parameters:
     theta = np.array([1.0, 0.0])
     design = np.column_stack([z, np.ones_like(z)])
     for _ in range(NEWTON_STEPS):
-        step = _newton_step(design, target, theta)
+        step = _descending_step(design, target, theta)
         theta = theta + step
         if np.abs(step).max() < 1e-10:
             break
@@ -56,11 +57,21 @@ def _fit_platt(p: Floats, y: Floats) -> Parameters:
     return {"slope": [float(theta[0])], "intercept": [float(theta[1])]}
 
 
-def _newton_step(design: Floats, target: Floats, theta: Floats) -> Floats:
-    """One step of logistic regression, at most 2 in any direction so that it cannot run away."""
+def _descending_step(design: Floats, target: Floats, theta: Floats) -> Floats:
+    """A Newton step of logistic regression, halved until the loss falls; zero once none does."""
     q = sigmoid(design @ theta)
     hessian = (design * (q * (1.0 - q))[:, None]).T @ design + 1e-9 * np.eye(design.shape[1])
-    return np.clip(np.linalg.solve(hessian, design.T @ (target - q)), -2.0, 2.0)
+    step = np.linalg.solve(hessian, design.T @ (target - q))
+    before = _log_loss(design @ theta, target)
+    for halving in range(HALVINGS):
+        shorter: Floats = step * np.float64(0.5**halving)
+        if _log_loss(design @ (theta + shorter), target) < before:
+            return shorter
+    return np.zeros_like(step)
+
+
+def _log_loss(z: Floats, target: Floats) -> float:
+    return float(np.sum(np.logaddexp(0.0, z) - target * z))
 
 
 def _apply_platt(p: Floats, parameters: Parameters) -> Floats:

@@ -87,9 +87,7 @@ def _parameters(spec: BoostedSpec, training: TrainingSpec) -> dict[str, Any]:
     }
 
 
-def _by_mask(
-    targets: NDArray[np.float32], learned: NDArray[np.int64]
-) -> list[tuple[NDArray[np.bool_], list[int]]]:
+def _by_mask(targets: NDArray[np.float32], learned: NDArray[np.int64]) -> list[tuple[NDArray[np.bool_], list[int]]]:
     """Labelled rows -> the heads that have exactly these."""
     groups: dict[bytes, tuple[NDArray[np.bool_], list[int]]] = {}
     for column in learned:

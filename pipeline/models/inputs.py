@@ -1,13 +1,12 @@
 """The one builder of model inputs, for research and live alike: a pure function of stored float32 values.
 
-What lives here: eligible rows, their cross-sectional ranks, the market normaliser, windows gathered by index.
-Not here: labels, folds, or anything a particular family does with the arrays.
+What lives here: eligible rows, their cross-sectional ranks, windows gathered by index.
+Not here: the normaliser itself, labels, folds, or anything a particular family does with the arrays.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -22,47 +21,7 @@ from pipeline.errors import BadInput, SchemaError
 from pipeline.fingerprints import canonical_json
 from pipeline.frames import require_columns, require_unique
 from pipeline.models.kernels import centred_ranks
-
-KEY = ("session", "instrument")
-SCOPES = ("instrument", "cross_section", "market")
-MARKET_CLIP = np.float32(5.0)
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """What the input builder must remember of the fit rows; frozen in the bundle.
-
-    Parameters
-    ----------
-    schema : tuple of str
-        Feature columns in order.
-    scopes : tuple of str
-        Scope of each feature; `market` ones are standardised, all others ranked within the session.
-    mean, scale : tuple of float
-        float32 values of the market features, in schema order; a scale of 0 (constant on the fit rows)
-        switches the feature off.
-    """
-
-    schema: tuple[str, ...]
-    scopes: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-
-    @property
-    def market(self) -> NDArray[np.int64]:
-        """Positions of the market features."""
-        return np.flatnonzero(np.array(self.scopes) == "market")
-
-    def to_json(self) -> bytes:
-        """Canonical JSON; float32 values survive it exactly."""
-        return canonical_json(
-            {"schema": self.schema, "scopes": self.scopes, "mean": self.mean, "scale": self.scale}
-        ).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Normaliser:
-        raw = json.loads(data)
-        return cls(*(tuple(raw[field]) for field in ("schema", "scopes", "mean", "scale")))
+from pipeline.models.normaliser import KEY, Normaliser, feature_schema, require_schema, standardise
 
 
 @dataclass(frozen=True)
@@ -111,10 +70,10 @@ class Prepared:
         sequence_features: Sequence[str] = (),
     ) -> Inputs:
         """The arrays of the rows of `sessions` (all by default); see `build_inputs`."""
-        _require_schema(self.schema, normaliser.schema)
+        require_schema(self.schema, normaliser.schema)
         chosen = self._rows_of(self.sessions if sessions is None else sessions)
         needed = np.arange(len(self.values)) if sequence_features else chosen
-        standardised = _standardised(self.values[needed], normaliser)
+        standardised = standardise(self.values[needed], normaliser)
         return Inputs(
             rows=self.rows[chosen],
             x=standardised[chosen] if len(chosen) < len(needed) else standardised,
@@ -133,9 +92,7 @@ class Prepared:
         wanted[[position[day] for day in sessions]] = True
         return np.flatnonzero(wanted[self.session_index])
 
-    def _panel(
-        self, standardised: NDArray[np.float32], window: int, names: Sequence[str]
-    ) -> NDArray[np.float32]:
+    def _panel(self, standardised: NDArray[np.float32], window: int, names: Sequence[str]) -> NDArray[np.float32]:
         """[window - 1 + S, I, C + 1]: the sequence features stored once, then a presence channel."""
         if not names:
             return np.zeros((0, 0, 0), np.float32)
@@ -229,7 +186,7 @@ def prepare(features: pl.DataFrame, eligible: pl.DataFrame, scopes: Mapping[str,
     BadInput
         An infinite value, or a feature without a known scope.
     """
-    schema = _schema(features, scopes)
+    schema = feature_schema(features, scopes)
     require_columns(eligible, (*KEY, "eligible"), "eligibility")
     require_unique(features, KEY, "features")
     require_unique(eligible, KEY, "eligibility")
@@ -297,7 +254,7 @@ def build_inputs(
     BadInput
         A session that is not in the store, or an infinite value.
     """
-    _require_schema(tuple(c for c in features.columns if c not in KEY), normaliser.schema)
+    require_schema(tuple(c for c in features.columns if c not in KEY), normaliser.schema)
     axis = eligible["session"].unique().sort()
     kept = axis
     if len(sessions) and min(sessions) in axis:
@@ -305,39 +262,8 @@ def build_inputs(
         kept = kept.filter(kept <= max(sessions))
     within = pl.col("session").is_in(kept.to_list())
     scopes = dict(zip(normaliser.schema, normaliser.scopes, strict=True))
-    prepared = prepare(
-        features.filter(within).select(*KEY, *normaliser.schema), eligible.filter(within), scopes
-    )
+    prepared = prepare(features.filter(within).select(*KEY, *normaliser.schema), eligible.filter(within), scopes)
     return prepared.inputs(normaliser, sessions, window, sequence_features)
-
-
-def _schema(features: pl.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
-    require_columns(features, KEY, "features")
-    schema = tuple(c for c in features.columns if c not in KEY)
-    mistyped = {c: str(features.schema[c]) for c in schema if features.schema[c] != pl.Float32}
-    if mistyped:
-        raise SchemaError("features are Float32", mistyped, "rebuild the features stage")
-    unscoped = {c: scopes.get(c) for c in schema if scopes.get(c) not in SCOPES}
-    if unscoped or not schema:
-        rule = f"there are features, each with a scope of {SCOPES}"
-        raise BadInput(rule, unscoped or "no features", "take the scopes from the plan")
-    infinite = features.select(pl.col(schema).is_infinite().any()).row(0, named=True)
-    named = [c for c, found in infinite.items() if found]
-    if named:
-        rule = "features are finite or missing"
-        raise BadInput(rule, f"infinite values in {named}", "guard the feature's division")
-    return schema
-
-
-def _require_schema(observed: tuple[str, ...], expected: tuple[str, ...]) -> None:
-    missing = [c for c in expected if c not in observed]
-    unexpected = [c for c in observed if c not in expected]
-    if missing or unexpected:
-        raise SchemaError(
-            "features must be the columns that the normaliser was fitted on",
-            f"missing {missing}, unexpected {unexpected}",
-            "score with the schema of the bundle, or refit",
-        )
 
 
 def _matrix(frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -353,15 +279,3 @@ def _session_starts(days: NDArray[np.datetime64]) -> NDArray[np.int64]:
     changes = np.flatnonzero(days[1:] != days[:-1]) + 1
     first = np.zeros(min(1, len(days)), np.int64)
     return np.concatenate([first, changes, [len(days)]]).astype(np.int64)
-
-
-def _standardised(values: NDArray[np.float32], normaliser: Normaliser) -> NDArray[np.float32]:
-    """Market features in place as (v - mean) / scale in float32, clipped; missing and switched-off ones 0."""
-    for place, column in enumerate(normaliser.market):
-        mean, scale = np.float32(normaliser.mean[place]), np.float32(normaliser.scale[place])
-        if scale == 0.0:
-            values[:, column] = 0.0
-            continue
-        scaled = np.clip((values[:, column] - mean) / scale, -MARKET_CLIP, MARKET_CLIP)
-        values[:, column] = np.nan_to_num(scaled, nan=0.0)
-    return values

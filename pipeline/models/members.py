@@ -13,8 +13,9 @@ import polars as pl
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.examples import SCORED_ROLES, Examples, learnable_heads, roles_of, targets_of
 from pipeline.models.family import Fitted, Objective, Progress, family
-from pipeline.models.inputs import Normaliser, Prepared, fit_normaliser
+from pipeline.models.inputs import Prepared, fit_normaliser
 from pipeline.models.metrics import Metrics, member_metrics
+from pipeline.models.normaliser import Normaliser
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, Card, Scorer, load_member
 from pipeline.models.spec import MemberSpec, TrainingSpec
 
@@ -82,9 +83,7 @@ def fit_member(
     fitted = Fitted({})
     if examples.learned.size:
         fitted = chosen.fit(spec, training, examples, workdir=workdir, objective=objective, progress=progress)
-    card = Card(
-        spec.name, spec.family, described, spec.window, spec.sequence_features, training.serving_batch
-    )
+    card = Card(spec.name, spec.family, described, spec.window, spec.sequence_features, training.serving_batch)
     files = _with_card(fitted, card, normaliser)
     scores, metrics = _served(load_member(files), examples)
     return FittedMember(files, scores, metrics, fitted.curves)

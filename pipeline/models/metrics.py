@@ -13,9 +13,7 @@ MIN_NAMES = 3  # a rank correlation of two names is +-1
 Metrics = dict[str, float | int | str | None]
 
 
-def member_metrics(
-    examples: Examples, index: NDArray[np.int64], scores: NDArray[np.float32]
-) -> dict[str, Metrics]:
+def member_metrics(examples: Examples, index: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, Metrics]:
     """Head -> metrics on the rows `index`, whose scores are float32 [len(index), H]; null where undefined."""
     session = examples.inputs.session_index[index]
     out: dict[str, Metrics] = {}

@@ -15,7 +15,8 @@ from pipeline.errors import BadInput
 from pipeline.fingerprints import canonical_json
 from pipeline.models.examples import Head
 from pipeline.models.family import Predict, family
-from pipeline.models.inputs import Inputs, Normaliser, Prepared, build_inputs
+from pipeline.models.inputs import Inputs, Prepared, build_inputs
+from pipeline.models.normaliser import Normaliser
 
 MEMBER_FILE = "member.json"
 NORMALISER_FILE = "normaliser.json"
@@ -70,9 +71,7 @@ class Scorer:
 
     def inputs(self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]) -> Inputs:
         """The tensors that `score` reads; their `hashes` are what parity compares."""
-        return build_inputs(
-            features, eligible, self.normaliser, sessions, self.window, self.card.sequence_features
-        )
+        return build_inputs(features, eligible, self.normaliser, sessions, self.window, self.card.sequence_features)
 
     def prepared_inputs(self, prepared: Prepared, sessions: Sequence[date] | None = None) -> Inputs:
         """The same tensors from ranks that were prepared once for many splits."""

@@ -199,9 +199,7 @@ class EpochSelection(Callback):
     Without tune rows, or while no epoch's objective is finite, the latest epoch is kept.
     """
 
-    def __init__(
-        self, serving: nn.Module, examples: Examples, objective: Objective, progress: Progress
-    ) -> None:
+    def __init__(self, serving: nn.Module, examples: Examples, objective: Objective, progress: Progress) -> None:
         self.serving, self.examples, self.objective, self.progress = serving, examples, objective, progress
         self.index = examples.rows("tune")
         self.best, self.best_weights, self.history = -math.inf, {}, []  # type: ignore[var-annotated]

@@ -36,9 +36,7 @@ HEADS = (
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 
 
-def outcomes(
-    seed: int = 0, n: int = 4000, slope: float = 2.0, shift: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(seed: int = 0, n: int = 4000, slope: float = 2.0, shift: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Raw probabilities whose true logit is (raw logit - shift) / slope."""
     draw = np.random.default_rng(seed)
     z = draw.standard_normal(n) * 2
@@ -48,9 +46,7 @@ def outcomes(
 
 def tables(p: np.ndarray, y: np.ndarray, names: int = 40) -> tuple[pl.DataFrame, pl.DataFrame]:
     sessions = len(p) // names
-    days = np.repeat(
-        np.array([date(2024, 1, 1) + timedelta(days=i) for i in range(sessions)], "M8[D]"), names
-    )
+    days = np.repeat(np.array([date(2024, 1, 1) + timedelta(days=i) for i in range(sessions)], "M8[D]"), names)
     keys = pl.DataFrame({"session": days, "instrument": [f"{i:03d}" for i in range(names)] * sessions})
     raw = pl.Series(p, dtype=pl.Float32)
     scores = keys.with_columns(role=pl.lit("tune"), rank_head=raw * 7, q_head=raw, loss_head=raw * -2)
@@ -146,9 +142,7 @@ def test_a_calibrated_head_is_left_alone_when_nothing_is_gained() -> None:
 
 @pytest.mark.parametrize(("positives", "method"), [(49, "identity"), (50, "isotonic")])
 @pytest.mark.parametrize("flip", [False, True])
-def test_too_few_of_the_rarer_class_means_identity_with_the_reason(
-    positives: int, method: str, flip: bool
-) -> None:
+def test_too_few_of_the_rarer_class_means_identity_with_the_reason(positives: int, method: str, flip: bool) -> None:
     """Pins a calibrator of noise: limit-down locks are 0.3% of rows."""
     p, y = outcomes(3)[0], np.zeros(4000)
     y[:positives] = 1.0
@@ -245,9 +239,7 @@ def test_average_of_members() -> None:
     assert loud["rank_pred"].equals(mean["rank_pred"])
     assert mean["score"].equals(mean["rank_pred"].alias("score"))
     np.testing.assert_array_equal(mean["q_pred"], (a["q_pred"].to_numpy() + b["q_pred"].to_numpy()) / 2)
-    np.testing.assert_array_equal(
-        mean["loss_pred"], (a["loss_pred"].to_numpy() + b["loss_pred"].to_numpy()) / 2
-    )
+    np.testing.assert_array_equal(mean["loss_pred"], (a["loss_pred"].to_numpy() + b["loss_pred"].to_numpy()) / 2)
     place = pl.col("rank_pred").rank().over("session")
     ranks = [(frame.select(place).to_series().to_numpy() - 0.5) / 40 for frame in (a, b)]
     np.testing.assert_array_equal(mean["rank_pred"], (ranks[0] + ranks[1]) / 2)

@@ -66,9 +66,7 @@ def small_market(sessions: int = 40, names: int = 30, seed: int = 3) -> SmallMar
             buy_block=pl.col("block").cast(pl.Float32),
             fragility=(0.03 * pl.col("ret").abs()).cast(pl.Float32),
         )
-        .with_columns(
-            pl.when("block").then(None).otherwise(pl.col(c)).alias(c) for c in ("rank", "q", "fragility")
-        )
+        .with_columns(pl.when("block").then(None).otherwise(pl.col(c)).alias(c) for c in ("rank", "q", "fragility"))
         .drop("ret", "block")
     )
     edges = {"fit": 0.55, "purged": 0.6, "tune": 0.75, "test": 1.0}

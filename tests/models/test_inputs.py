@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from pipeline.errors import BadInput, KeyViolation, SchemaError
-from pipeline.models.inputs import Normaliser, build_inputs, fit_normaliser, prepare
+from pipeline.models.inputs import build_inputs, fit_normaliser, prepare
 from pipeline.models.kernels import centred_ranks
+from pipeline.models.normaliser import Normaliser
 from tests.models.small_market import small_market
 
 MARKET = small_market()
@@ -46,14 +47,12 @@ def test_ranks_equal_scipy(sessions: list[list[float]]) -> None:
 
 def test_only_eligible_rows_enter_ranks_and_rows() -> None:
     """Pins ranking against names that may not be scored, and rows out of key order."""
-    expected = (
-        MARKET.eligible.filter("eligible").select("session", "instrument").sort("session", "instrument")
-    )
+    expected = MARKET.eligible.filter("eligible").select("session", "instrument").sort("session", "instrument")
     assert PREPARED.rows.equals(expected)
     day = MARKET.days[5]
-    values = expected.filter(session=day).join(
-        MARKET.features, on=["session", "instrument"], maintain_order="left"
-    )["f3"]
+    values = expected.filter(session=day).join(MARKET.features, on=["session", "instrument"], maintain_order="left")[
+        "f3"
+    ]
     known = values.drop_nulls().to_numpy()
     ranks = np.zeros(len(values), np.float32)
     ranks[values.is_not_null().to_numpy()] = (rankdata(known) - 0.5) / len(known) - 0.5
@@ -86,9 +85,7 @@ def test_hashes_see_a_single_changed_value_in_the_window() -> None:
     """Pins parity evidence that would not notice a revised bar three sessions ago."""
     before = PREPARED.inputs(NORMALISER, None, 4, SEQUENCE).hashes()
     revised = pl.col("session") == MARKET.days[10]
-    features = MARKET.features.with_columns(
-        pl.when(revised).then(-pl.col("f1")).otherwise(pl.col("f1")).alias("f1")
-    )
+    features = MARKET.features.with_columns(pl.when(revised).then(-pl.col("f1")).otherwise(pl.col("f1")).alias("f1"))
     after = prepare(features, MARKET.eligible, MARKET.scopes).inputs(NORMALISER, None, 4, SEQUENCE).hashes()
     changed = [day for day in before if before[day] != after[day]]
     assert changed == [day.isoformat() for day in MARKET.days[10:14]]
@@ -105,11 +102,7 @@ def test_windows_equal_a_plain_lookup() -> None:
         for step in range(4):
             past = here - 3 + step
             found = at.get((MARKET.days[past], name)) if past >= 0 else None
-            expected = (
-                np.zeros(4, np.float32)
-                if found is None
-                else np.append(inputs.x[found, columns], np.float32(1))
-            )
+            expected = np.zeros(4, np.float32) if found is None else np.append(inputs.x[found, columns], np.float32(1))
             np.testing.assert_array_equal(windows[row, step], expected)
 
 
@@ -166,9 +159,7 @@ def test_three_names_and_rows_without_features() -> None:
     ("break_it", "error", "named"),
     [
         (
-            lambda m: replace(
-                m, features=m.features.with_columns(pl.lit(float("inf"), pl.Float32).alias("f2"))
-            ),
+            lambda m: replace(m, features=m.features.with_columns(pl.lit(float("inf"), pl.Float32).alias("f2"))),
             BadInput,
             "f2",
         ),

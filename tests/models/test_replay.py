@@ -24,9 +24,7 @@ KILLED = 9
 def train(folder: Path, spec=NET, progress=lambda what, share: None, training=TRAINING) -> FittedMember:
     market = small_market()
     prepared = prepare(market.features, market.eligible, market.scopes)
-    return fit_member(
-        spec, training, HEADS, prepared, market.labels, market.roles, workdir=folder, progress=progress
-    )
+    return fit_member(spec, training, HEADS, prepared, market.labels, market.roles, workdir=folder, progress=progress)
 
 
 def other_process(folder: Path) -> None:
@@ -89,9 +87,7 @@ def test_a_checkpoint_of_another_training_is_not_resumed() -> None:
     assert known == _identity(spec, TRAINING, examples)
 
 
-def test_seed_matters_and_the_callers_torch_state_comes_back(
-    tmp_path: Path, here: dict[str, FittedMember]
-) -> None:
+def test_seed_matters_and_the_callers_torch_state_comes_back(tmp_path: Path, here: dict[str, FittedMember]) -> None:
     """Pins a seed that nothing reads, and a training that leaves its own settings to whatever runs next."""
     torch.manual_seed(5)
     before = torch.get_rng_state()
