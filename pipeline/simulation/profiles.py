@@ -33,9 +33,6 @@ class Faults(Spec):
     stretch: int = Field(default=30, ge=0)
 
 
-NO_FAULTS = Faults(late_rate=0.0, revision_rate=0.0)
-
-
 class Profile(Spec):
     """What a market is made from.
 
