@@ -29,7 +29,8 @@ def random_orders(eligible: pl.DataFrame, top_k: int, n_books: int, seed: int) -
         of weight `1 / top_k`.
     """
     names, days, starts = _by_session(eligible)
-    draws = _draw(starts, days.astype(np.int64), top_k, n_books, np.uint64(seed))
+    draws = np.full((n_books, len(days), top_k), -1, np.int64)
+    _draw(starts, days.astype(np.int64), np.uint64(seed), draws)
     book, decision, rank = np.nonzero(draws >= 0)
     books = [f"random_{i:03d}" for i in range(n_books)]
     return pl.DataFrame(
@@ -122,10 +123,12 @@ def _mix(state: np.uint64) -> np.uint64:
 
 
 @njit(parallel=True, cache=True)
-def _draw(starts: np.ndarray, days: np.ndarray, top_k: int, n_books: int, seed: np.uint64) -> np.ndarray:
-    """Row drawn for (book, session, rank), -1 past the session's names; Floyd's sampling, then a shuffle."""
-    n_sessions = len(days)
-    drawn = np.full((n_books, n_sessions, top_k), -1, np.int64)
+def _draw(starts: np.ndarray, days: np.ndarray, seed: np.uint64, drawn: np.ndarray) -> None:
+    """Writes the row drawn for (book, session, rank); what lies past the session's names is left alone.
+
+    Floyd's sampling, then a shuffle, since Floyd's order is not random.
+    """
+    n_books, n_sessions, top_k = drawn.shape
     for b in prange(n_books):
         for s in range(n_sessions):
             state = _mix(_mix(seed + _GOLDEN) + np.uint64(b + 1) * _GOLDEN)
@@ -148,4 +151,3 @@ def _draw(starts: np.ndarray, days: np.ndarray, top_k: int, n_books: int, seed: 
                 row[j], row[other] = row[other], row[j]
             for j in range(k):
                 row[j] += starts[s]
-    return drawn

@@ -113,9 +113,7 @@ def excess_over_random(equity: pl.DataFrame, book: str) -> pl.DataFrame:
     BadInput
         The book or the random books are missing.
     """
-    returns = daily_returns(
-        equity.filter((pl.col("book") == book) | pl.col("book").str.starts_with("random_"))
-    )
+    returns = daily_returns(equity.filter((pl.col("book") == book) | pl.col("book").str.starts_with("random_")))
     own = returns.filter(pl.col("book") == book)
     drawn = returns.filter(pl.col("book") != book)
     n_books = drawn["book"].n_unique()
@@ -134,14 +132,19 @@ def excess_over_random(equity: pl.DataFrame, book: str) -> pl.DataFrame:
 
 
 def share_of_random_beaten(equity: pl.DataFrame, book: str) -> float:
-    """Share of random books whose final net NAV lies below the book's."""
-    final = equity.sort("book", "session").group_by("book").agg(pl.col("net").last())
-    own = final.filter(pl.col("book") == book)
-    drawn = final.filter(pl.col("book").str.starts_with("random_"))["net"]
+    """Share of random books that grew less than the book, net, over the sessions of the book's returns."""
+    returns = daily_returns(equity.filter((pl.col("book") == book) | pl.col("book").str.starts_with("random_")))
+    own = returns.filter(pl.col("book") == book)
+    grown = (
+        returns.filter(pl.col("session").is_in(own["session"].implode()))
+        .group_by("book")
+        .agg(growth=(1 + pl.col("net")).product())
+    )
+    drawn = grown.filter(pl.col("book") != book)["growth"]
     if own.is_empty() or drawn.is_empty():
         raise BadInput(
             "a rank needs the book and random books",
-            f"{own.height} books, {len(drawn)} random books",
+            f"{own.height} returns, {len(drawn)} random books",
             "run both under the same market and costs",
         )
-    return float((drawn < own["net"][0]).mean())  # type: ignore[arg-type]
+    return float((drawn < grown.filter(pl.col("book") == book)["growth"][0]).mean())  # type: ignore[arg-type]

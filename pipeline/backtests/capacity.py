@@ -15,9 +15,7 @@ LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "bse": (100
 """Board -> smallest buy order and step, in shares (the exchanges' trading rules)."""
 
 
-def capacity(
-    trades: pl.DataFrame, market: Market, spec: ExecutionSpec, capitals: Sequence[float]
-) -> pl.DataFrame:
+def capacity(trades: pl.DataFrame, market: Market, spec: ExecutionSpec, capitals: Sequence[float]) -> pl.DataFrame:
     """What share of the wanted buys could be placed, per book and capital.
 
     An order wants `net_stake x capital` CNY at the raw entry open. It may take `participation_cap` of the
@@ -53,15 +51,11 @@ def capacity(
     stake = entered["net_stake"].to_numpy()
     room = spec.participation_cap * _tradable_amount(entered, market, rows, entry)
     parts = [
-        _placed(entered["book"], stake * capital, room, price, lots).with_columns(
-            capital=pl.lit(float(capital))
-        )
+        _placed(entered["book"], stake * capital, room, price, lots).with_columns(capital=pl.lit(float(capital)))
         for capital in capitals
     ]
     with np.errstate(divide="ignore"):
-        largest = pl.DataFrame(
-            {"book": entered["book"], "capital": np.where(stake > 0, room / stake, np.inf)}
-        )
+        largest = pl.DataFrame({"book": entered["book"], "capital": np.where(stake > 0, room / stake, np.inf)})
     full = largest.group_by("book").agg(full_capacity_cny=pl.col("capital").quantile(0.05, "lower"))
     columns = ("book", "capital", "placed_share", "capped_rate", "too_small_rate", "full_capacity_cny")
     return pl.concat(parts).join(full, on="book").select(columns).sort("book", "capital")
@@ -75,9 +69,7 @@ def _lots(market: Market) -> np.ndarray:
     return np.array([LOTS[board] for board in market.boards], dtype=np.float64)
 
 
-def _tradable_amount(
-    entered: pl.DataFrame, market: Market, rows: np.ndarray, entry: np.ndarray
-) -> np.ndarray:
+def _tradable_amount(entered: pl.DataFrame, market: Market, rows: np.ndarray, entry: np.ndarray) -> np.ndarray:
     """CNY traded on the entry session, or on the exit session in entry money where that is less."""
     amount = np.nan_to_num(market.amount[rows, entry])
     left = entered["status"].is_in(["filled", "carried"]).to_numpy()

@@ -8,7 +8,7 @@ from numba import njit, prange
 FILLED, ENTRY_BLOCKED, CARRIED, DELISTED, OPEN, PENDING = range(6)
 
 
-@njit(parallel=True, cache=True)
+@njit(cache=True)
 def resolve_fills(
     signal: np.ndarray,
     instrument: np.ndarray,
@@ -43,7 +43,7 @@ def resolve_fills(
     entry_price = np.full(n, np.nan)
     exit_at = np.full(n, -1, np.int32)
     exit_price = np.full(n, np.nan)
-    for i in prange(n):
+    for i in range(n):
         row, entry, target = instrument[i], signal[i] + 1, signal[i] + exit_session
         if entry > last:
             status[i] = PENDING
@@ -72,7 +72,6 @@ def resolve_fills(
     return status, entry_price, exit_at, exit_price
 
 
-@njit(parallel=True, cache=True)
 def run_ledgers(
     starts: np.ndarray,
     signal: np.ndarray,
@@ -109,48 +108,81 @@ def run_ledgers(
     stake : float64, shape [O, C]
         Cash paid for each order, costs included; 0 where it was not entered.
     """
-    n_books, n_curves, n_sessions = len(starts) - 1, len(buy_cost), closes.shape[1]
-    equity = np.full((n_books, n_sessions, n_curves), np.nan)
-    stake = np.zeros((len(signal), n_curves))
-    for b in prange(n_books):
-        low, high = starts[b], starts[b + 1]
-        origin = signal[low]
-        cash = np.full((sleeves, n_curves), 1.0 / sleeves)
-        free = np.empty(n_curves)
-        value = np.empty(n_curves)
-        held = np.empty(high - low, np.int64)
-        mark = entry_price[low:high].copy()
-        n_held, cursor = 0, low
-        for day in range(origin + 1, curve_end[b] + 1):
-            sleeve = (day - 1 - origin) % sleeves
-            free[:] = cash[sleeve]
-            while cursor < high and signal[cursor] == day - 1:
-                if exit_at[cursor] >= 0:
-                    for c in range(n_curves):
-                        stake[cursor, c] = weight[cursor] * free[c]
-                        cash[sleeve, c] -= stake[cursor, c]
-                    held[n_held] = cursor
-                    n_held += 1
-                cursor += 1
-            kept = 0
-            value[:] = 0.0
-            for h in range(n_held):
-                order = held[h]
-                leaves = exit_at[order] == day
-                price = exit_price[order] if leaves else closes[instrument[order], day]
-                if price > 0.0 or leaves:
-                    mark[order - low] = price
-                growth = mark[order - low] / entry_price[order]
-                for c in range(n_curves):
-                    worth = stake[order, c] / (1.0 + buy_cost[c]) * growth
-                    if leaves:
-                        cash[(signal[order] - origin) % sleeves, c] += worth * (1.0 - sell_cost[c])
-                    else:
-                        value[c] += worth
-                if not leaves:
-                    held[kept] = order
-                    kept += 1
-            n_held = kept
-            for c in range(n_curves):
-                equity[b, day, c] = value[c] + cash[:, c].sum()
+    equity = np.full((len(starts) - 1, closes.shape[1], len(buy_cost)), np.nan)
+    stake = np.zeros((len(signal), len(buy_cost)))
+    # Waking the threads costs more than a few books do (5 to 50 ms on a busy machine against 1 ms a book).
+    walk = _walk_in_parallel if len(starts) > 16 else _walk_in_turn
+    orders = (signal, instrument, weight, entry_price, exit_at, exit_price, stake)
+    walk(starts, curve_end, equity, *orders, closes, sleeves, buy_cost, sell_cost)
     return equity, stake
+
+
+@njit(cache=True)
+def _walk_book(
+    low: int,
+    high: int,
+    curve_end: int,
+    equity: np.ndarray,
+    signal: np.ndarray,
+    instrument: np.ndarray,
+    weight: np.ndarray,
+    entry_price: np.ndarray,
+    exit_at: np.ndarray,
+    exit_price: np.ndarray,
+    stake: np.ndarray,
+    closes: np.ndarray,
+    sleeves: int,
+    buy_cost: np.ndarray,
+    sell_cost: np.ndarray,
+) -> None:
+    """Writes one book's `equity` [S, C] and its rows of `stake`: buy at the open, sell at the close, mark."""
+    n_curves, origin = len(buy_cost), signal[low]
+    cash = np.full((sleeves, n_curves), 1.0 / sleeves)
+    free, value = np.empty(n_curves), np.empty(n_curves)
+    held = np.empty(high - low, np.int64)
+    mark = entry_price[low:high].copy()
+    n_held, cursor = 0, low
+    for day in range(origin + 1, curve_end + 1):
+        sleeve = (day - 1 - origin) % sleeves
+        free[:] = cash[sleeve]
+        while cursor < high and signal[cursor] == day - 1:
+            if exit_at[cursor] >= 0:
+                for c in range(n_curves):
+                    stake[cursor, c] = weight[cursor] * free[c]
+                    cash[sleeve, c] -= stake[cursor, c]
+                held[n_held] = cursor
+                n_held += 1
+            cursor += 1
+        kept = 0
+        value[:] = 0.0
+        for h in range(n_held):
+            order = held[h]
+            leaves = exit_at[order] == day
+            price = exit_price[order] if leaves else closes[instrument[order], day]
+            if price > 0.0 or leaves:
+                mark[order - low] = price
+            growth = mark[order - low] / entry_price[order]
+            for c in range(n_curves):
+                worth = stake[order, c] / (1.0 + buy_cost[c]) * growth
+                if leaves:
+                    cash[(signal[order] - origin) % sleeves, c] += worth * (1.0 - sell_cost[c])
+                else:
+                    value[c] += worth
+            if not leaves:
+                held[kept] = order
+                kept += 1
+        n_held = kept
+        for c in range(n_curves):
+            equity[day, c] = value[c] + cash[:, c].sum()
+
+
+@njit(cache=True)
+def _walk_in_turn(starts: np.ndarray, curve_end: np.ndarray, equity: np.ndarray, *book: np.ndarray | int) -> None:
+    for b in range(len(starts) - 1):
+        _walk_book(starts[b], starts[b + 1], curve_end[b], equity[b], *book)
+
+
+@njit(parallel=True, cache=True)
+def _walk_in_parallel(starts: np.ndarray, curve_end: np.ndarray, equity: np.ndarray, *book: np.ndarray | int) -> None:
+    for b in prange(len(starts) - 1):
+        _walk_book(starts[b], starts[b + 1], curve_end[b], equity[b], *book)

@@ -38,9 +38,7 @@ def execution_objective(equity: pl.DataFrame, sessions_per_year: int = SESSIONS_
         The curve has fewer than three sessions, so it has no Sharpe ratio.
     """
     if equity.height < 3:
-        raise BadInput(
-            "an objective needs at least three curve sessions", equity.height, "score more sessions"
-        )
+        raise BadInput("an objective needs at least three curve sessions", equity.height, "score more sessions")
     row = _curves(equity.with_columns(book=pl.lit("book")), sessions_per_year).row(0, named=True)
     return 0.5 * float(row["annualised_return_net"]) + 0.5 * float(row["sharpe_net"])
 
@@ -78,9 +76,7 @@ def metrics(
     )
     placed = capacity(trades, market, spec, (spec.capital,)).drop("capital")
     wide = curves.join(_fills(trades), on="book", how="left")
-    wide = wide.join(_turnover(equity, trades, spec), on="book", how="left").join(
-        placed, on="book", how="left"
-    )
+    wide = wide.join(_turnover(equity, trades, spec), on="book", how="left").join(placed, on="book", how="left")
     values = pl.all().exclude("book").cast(pl.Float64)
     return (
         wide.with_columns(pl.when(values.is_finite()).then(values))

@@ -43,9 +43,7 @@ def path_orders(
     needed = set(paths["split"])
     absent = sorted(needed - set(policies))
     if absent:
-        raise BadInput(
-            "every split of a path needs its own policy", f"none for {absent}", "materialise its positions"
-        )
+        raise BadInput("every split of a path needs its own policy", f"none for {absent}", "materialise its positions")
     chosen = {
         str(split): select(rows.drop("split"), policies[str(split)])
         for (split,), rows in predictions.filter(pl.col("split").is_in(needed))

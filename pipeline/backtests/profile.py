@@ -38,9 +38,7 @@ def selected_profile(orders: pl.DataFrame, panel: pl.DataFrame, top_industries: 
     described = panel.filter(pl.col("session").is_in(orders["session"].unique().to_list())).select(
         "session", "instrument", "board", "industry", market_cap=cap, cap_bucket=bucket
     )
-    days = orders.select("book", "session", "instrument").join(
-        described, on=["session", "instrument"], how="left"
-    )
+    days = orders.select("book", "session", "instrument").join(described, on=["session", "instrument"], how="left")
     sizes = [
         _rows("stock_days", "count", pl.len().cast(pl.Float64)),
         _rows("market_cap_cny", "median", pl.col("market_cap").median()),

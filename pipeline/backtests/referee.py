@@ -78,13 +78,11 @@ def _judge(fills: pl.DataFrame, quotes: pl.DataFrame, side: str, ids: Sequence[s
     return _broken(joined, rules, ids)
 
 
-def _judge_delisted(
-    fills: pl.DataFrame, quotes: pl.DataFrame, haircut: float, ids: Sequence[str]
-) -> pl.DataFrame:
+def _judge_delisted(fills: pl.DataFrame, quotes: pl.DataFrame, haircut: float, ids: Sequence[str]) -> pl.DataFrame:
     """A forced exit: no row from that day on; the last known close (or the entry price) less the haircut."""
-    joined = fills.select(
-        *ids, "entry_session", "entry_price", day="exit_session", price="exit_price"
-    ).with_row_index("fill")
+    joined = fills.select(*ids, "entry_session", "entry_price", day="exit_session", price="exit_price").with_row_index(
+        "fill"
+    )
     held = joined.select("fill", "instrument", "entry_session").join(quotes, on="instrument")
     held = held.filter(pl.col("day") >= pl.col("entry_session"))
     last = (
@@ -110,13 +108,9 @@ def _judge_delisted(
     )
 
 
-def _broken(
-    frame: pl.DataFrame, rules: dict[str, tuple[pl.Expr, pl.Expr]], ids: Sequence[str]
-) -> pl.DataFrame:
+def _broken(frame: pl.DataFrame, rules: dict[str, tuple[pl.Expr, pl.Expr]], ids: Sequence[str]) -> pl.DataFrame:
     """Rows that break a rule; a rule that cannot be judged for want of a value counts as broken."""
     return pl.concat(
-        frame.filter(~holds.fill_null(False)).select(
-            *ids, "day", rule=pl.lit(rule), observed=observed.cast(pl.String)
-        )
+        frame.filter(~holds.fill_null(False)).select(*ids, "day", rule=pl.lit(rule), observed=observed.cast(pl.String))
         for rule, (holds, observed) in rules.items()
     )

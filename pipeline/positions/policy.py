@@ -109,7 +109,7 @@ def select(predictions: pl.DataFrame, policy: Policy) -> pl.DataFrame:
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("session"))
         .filter(pl.col("rank") <= policy.top_k)
         .with_columns(weight=pl.lit(1.0 / policy.top_k))
-        .select(ORDER_SCHEMA)
+        .select(*ORDER_SCHEMA)
         .cast(ORDER_SCHEMA)  # type: ignore[arg-type]
     )
 
@@ -157,10 +157,7 @@ def choose_policy(
         )
     best = -max(scored)[1]
     table = pl.DataFrame(
-        [
-            {"candidate": i} | policy.model_dump(exclude={"origin", "objective"})
-            for i, policy in enumerate(candidates)
-        ]
+        [{"candidate": i} | policy.model_dump(exclude={"origin", "objective"}) for i, policy in enumerate(candidates)]
     ).with_columns(
         orders=pl.Series([part.height for part in orders], dtype=pl.Int64),
         objective=pl.Series(values, dtype=pl.Float64),

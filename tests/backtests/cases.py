@@ -108,9 +108,7 @@ def market_of(panel: pl.DataFrame, days: list[date]) -> Market:
 def orders_of(chosen: dict[date, list[str]], top_k: int) -> pl.DataFrame:
     """Decision day -> names in rank order, each of weight 1 / top_k."""
     rows = [
-        (day, rank, name, 1.0 / top_k)
-        for day, names in sorted(chosen.items())
-        for rank, name in enumerate(names, 1)
+        (day, rank, name, 1.0 / top_k) for day, names in sorted(chosen.items()) for rank, name in enumerate(names, 1)
     ]
     schema = {"session": pl.Date, "rank": pl.Int32, "instrument": pl.String, "weight": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")

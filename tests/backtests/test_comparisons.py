@@ -54,9 +54,7 @@ def test_a_draw_depends_on_nothing_but_seed_book_and_session() -> None:
     """Random books that change when the history grows or another book is added."""
     whole = random_orders(eligible(20), 5, 10, 3)
     part = random_orders(eligible(20, DAYS[4:7]), 5, 4, 3)
-    same = whole.filter(
-        pl.col("session").is_in(DAYS[4:7]) & pl.col("book").is_in(part["book"].unique().to_list())
-    )
+    same = whole.filter(pl.col("session").is_in(DAYS[4:7]) & pl.col("book").is_in(part["book"].unique().to_list()))
     assert part.equals(same)
     assert not random_orders(eligible(20), 5, 10, 4).equals(whole)
     books = [rows["instrument"].to_list() for rows in whole.partition_by("book")]
@@ -66,9 +64,7 @@ def test_a_draw_depends_on_nothing_but_seed_book_and_session() -> None:
 def test_fewer_eligible_names_than_top_k_stay_at_their_weight() -> None:
     """A random book that concentrates where the model's would hold cash."""
     orders = random_orders(eligible(2), 5, 1, 3)
-    assert orders.group_by("session").agg(pl.col("weight").sum())["weight"].to_list() == pytest.approx(
-        [0.4] * 12
-    )
+    assert orders.group_by("session").agg(pl.col("weight").sum())["weight"].to_list() == pytest.approx([0.4] * 12)
 
 
 def test_equal_weight_holds_every_eligible_name() -> None:
@@ -173,9 +169,7 @@ def test_the_referee_goes_red_on_a_same_day_sale_and_a_kind_delisting() -> None:
     panel = flat_panel(DAYS, ["A"])
     trades = run_book(orders_of({DAYS[0]: ["A"]}, 1), market_of(panel, DAYS), SPEC).trades
     same_day = trades.with_columns(exit_session=pl.col("entry_session"))
-    assert impossible_fills(same_day, panel)["rule"].to_list() == [
-        "the day must come after the one before it"
-    ]
+    assert impossible_fills(same_day, panel)["rule"].to_list() == ["the day must come after the one before it"]
     early = trades.with_columns(entry_session=pl.col("session"))
     assert impossible_fills(early, panel)["rule"].to_list() == ["the day must come after the one before it"]
     still_there = trades.with_columns(status=pl.lit("delisted"))
@@ -212,13 +206,17 @@ def test_excess_is_over_the_mean_of_the_random_books() -> None:
     """Drift sold as skill: a book equal to the average random book has no excess."""
     books = {"random_000": [1.0, 1.1, 1.1], "random_001": [1.0, 1.3, 1.3], "path_00": [1.0, 1.2, 1.32]}
     equity = pl.concat(
-        pl.DataFrame({"session": DAYS[:3], "gross": navs, "net": navs}).select(
-            pl.lit(book).alias("book"), pl.all()
-        )
+        pl.DataFrame({"session": DAYS[:3], "gross": navs, "net": navs}).select(pl.lit(book).alias("book"), pl.all())
         for book, navs in books.items()
     )
     assert excess_over_random(equity, "path_00")["excess"].to_list() == pytest.approx([0.0, 0.1])
     assert share_of_random_beaten(equity, "path_00") == 1.0
-    assert share_of_random_beaten(equity, "random_001") == 0.5
+    late = pl.concat(
+        [
+            equity.filter(pl.col("book") != "path_00"),
+            equity.filter(pl.col("book") == "path_00", pl.col("session") > DAYS[0]),
+        ]
+    )
+    assert share_of_random_beaten(late, "path_00") == 1.0  # grew 10% where the others stood still
     with pytest.raises(BadInput, match="random books"):
         excess_over_random(equity.filter(pl.col("book") == "path_00"), "path_00")

@@ -30,9 +30,7 @@ def curve(navs: list[float], net: list[float] | None = None) -> pl.DataFrame:
 
 def no_trades(days: list) -> tuple[pl.DataFrame, object]:
     market = market_of(flat_panel(days, ["A"]), days)
-    return run_books(
-        orders_of({days[0]: ["A"]}, 1).with_columns(book=pl.lit("x")), market, SPEC
-    ).trades.clear(), market
+    return run_books(orders_of({days[0]: ["A"]}, 1).with_columns(book=pl.lit("x")), market, SPEC).trades.clear(), market
 
 
 @pytest.mark.parametrize(("nav", "annual"), [(4.3536, 1.318), (2.9628, 0.860)])
@@ -49,9 +47,7 @@ def test_curve_numbers_against_numpy() -> None:
     trades, market = no_trades(weekdays(6))
     values = named(metrics(curve(navs), trades, market, SPEC), "b")
     returns = np.diff(navs) / navs[:-1]
-    assert values["sharpe_gross"] == pytest.approx(
-        returns.mean() / returns.std(ddof=1) * math.sqrt(252), rel=1e-12
-    )
+    assert values["sharpe_gross"] == pytest.approx(returns.mean() / returns.std(ddof=1) * math.sqrt(252), rel=1e-12)
     assert values["max_drawdown_gross"] == pytest.approx(-0.1)
     assert values["positive_days_gross"] == 0.75
     assert values["final_nav_gross"] == 1.05
@@ -103,9 +99,7 @@ def test_at_the_break_even_cost_nothing_is_left() -> None:
     """A break-even cost per side, per year or per day sold as one per round trip."""
     days, rng = weekdays(120), np.random.default_rng(3)
     price = 10 * np.cumprod(1 + rng.normal(0.004, 0.01, len(days)))
-    market = market_of(
-        panel_of([row(day, "A", open=p, close=p) for day, p in zip(days, price, strict=True)]), days
-    )
+    market = market_of(panel_of([row(day, "A", open=p, close=p) for day, p in zip(days, price, strict=True)]), days)
     orders = orders_of({day: ["A"] for day in days[:-3]}, 1).with_columns(book=pl.lit("b"))
     cost = named(run_books(orders, market, SPEC).metrics, "b")["break_even_round_trip_bps"]
     assert cost > 30.2
@@ -170,9 +164,7 @@ def test_the_profile_ranks_caps_among_all_listed_names() -> None:
     names = [f"{i:02d}" for i in range(10)]
     caps = [None if i == 9 else 1e9 * (i + 1) for i in range(10)]
     industry = ["BSE unmapped", "Banks", *["Steel"] * 8]
-    panel = panel_of(
-        [row(days[0], n, total_mv=c, industry=d) for n, c, d in zip(names, caps, industry, strict=True)]
-    )
+    panel = panel_of([row(days[0], n, total_mv=c, industry=d) for n, c, d in zip(names, caps, industry, strict=True)])
     orders = pl.DataFrame({"book": ["b"] * 4, "session": days * 4, "instrument": ["00", "01", "08", "09"]})
     found = {(s, n): v for _, s, n, v in selected_profile(orders, panel).rows()}
     assert found["stock_days", "count"] == 4

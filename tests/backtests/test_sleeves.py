@@ -43,9 +43,7 @@ def markets(draw: st.DrawFn) -> tuple[list[date], pl.DataFrame, pl.DataFrame, Ex
         last = draw(st.sampled_from([len(days)] * 3 + [len(days) - 1, len(days) // 2]))
         for day in days[first:last]:
             kind = draw(st.sampled_from(KINDS))
-            prices = draw(
-                st.tuples(st.integers(500, 1500), st.integers(500, 1500), st.sampled_from([1.0, 1.1, 2.0]))
-            )
+            prices = draw(st.tuples(st.integers(500, 1500), st.integers(500, 1500), st.sampled_from([1.0, 1.1, 2.0])))
             rows.append(row(day, name, kind, prices[0] / 100, prices[1] / 100, prices[2]))
     top_k = draw(st.integers(1, 4))
     chosen = {
@@ -70,9 +68,7 @@ def markets(draw: st.DrawFn) -> tuple[list[date], pl.DataFrame, pl.DataFrame, Ex
     return window, panel_of(rows), orders_of(chosen, top_k), spec
 
 
-def ledger(
-    days: list[date], panel: pl.DataFrame, orders: pl.DataFrame, spec: ExecutionSpec, net: bool
-) -> tuple:
+def ledger(days: list[date], panel: pl.DataFrame, orders: pl.DataFrame, spec: ExecutionSpec, net: bool) -> tuple:
     quotes = {(r["instrument"], r["session"]): r for r in panel.to_dicts()}
     return sleeve_ledger(
         days,
@@ -107,9 +103,7 @@ def test_the_kernel_agrees_with_a_plain_ledger(case: tuple) -> None:
                 (f"{curve}_return", "ret"),
             ):
                 value = truth[other]
-                assert trade[name] == (
-                    None if value is None else pytest.approx(value, rel=1e-12, abs=1e-12)
-                ), name
+                assert trade[name] == (None if value is None else pytest.approx(value, rel=1e-12, abs=1e-12)), name
 
 
 @settings(max_examples=60, deadline=None)
@@ -180,10 +174,7 @@ def test_a_limit_blocks_on_both_sides_at_open_and_close() -> None:
         )
     for kind in ("close_up", "close_down"):
         panel = flat_panel(days, ["A"], special={("A", 3): {"kind": kind}})
-        assert (
-            run_book(orders_of({days[0]: ["A"]}, 1), market_of(panel, days), SPEC).trades["exit_delay"][0]
-            == 1
-        )
+        assert run_book(orders_of({days[0]: ["A"]}, 1), market_of(panel, days), SPEC).trades["exit_delay"][0] == 1
 
 
 def test_an_open_limit_does_not_block_the_close() -> None:
@@ -260,14 +251,10 @@ def test_books_do_not_touch_each_other() -> None:
     days, names = weekdays(40), [f"{i:02d}" for i in range(12)]
     rng = np.random.default_rng(5)
     panel = panel_of(
-        [
-            row(day, name, str(rng.choice(KINDS)), *(5 + 10 * rng.random(2)).round(2))
-            for day in days
-            for name in names
-        ]
+        [row(day, name, str(rng.choice(KINDS)), *(5 + 10 * rng.random(2)).round(2)) for day in days for name in names]
     )
     market = market_of(panel, days)
-    orders = random_orders(panel.select("session", "instrument"), 3, 6, 1)
+    orders = random_orders(panel.select("session", "instrument"), 3, 20, 1)
     together = run_books(orders, market, SPEC)
     for book in orders["book"].unique():
         alone = run_book(orders.filter(pl.col("book") == book).drop("book"), market, SPEC)

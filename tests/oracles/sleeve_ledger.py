@@ -66,9 +66,7 @@ def sleeve_ledger(
     for place in range(first_place + 1, len(days)):
         day = days[place]
         _open_round(days, place, quotes, decisions, trades, positions, cash, first_place, sleeves)
-        _close_round(
-            days, place, quotes, trades, positions, cash, exit_session, last_quote, buy_bps, sell_bps, haircut
-        )
+        _close_round(days, place, quotes, trades, positions, cash, exit_session, last_quote, buy_bps, sell_bps, haircut)
         nav = math.fsum([*cash, *(_shares(p, buy_bps) * p["mark"] for p in positions)])
         curve.append((day, nav))
         if place >= days.index(last) + exit_session and not positions:

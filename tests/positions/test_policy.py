@@ -45,9 +45,7 @@ def test_missing_scores_and_missing_risks_are_not_bought() -> None:
     """NaN sorted on top, or an unknown risk read as no risk."""
     nan = float("nan")
     frame = predictions({"rank_pred": [nan, None, 0.3, 0.2, 0.1], "buy_block_pred": [0, 0, nan, None, 0.1]})
-    assert select(frame, Policy(top_k=5, alpha="rank_pred", max_buy_block=0.2))["instrument"].to_list() == [
-        "E"
-    ]
+    assert select(frame, Policy(top_k=5, alpha="rank_pred", max_buy_block=0.2))["instrument"].to_list() == ["E"]
 
 
 def test_fragility_is_judged_by_its_rank_among_all_scored_names() -> None:
