@@ -87,8 +87,9 @@ def prepare(
     identity = Identity.from_tables(raw["stock_basic"], raw.get("bse_mapping"))
     earlier = revised_sessions(raw, calendar, sessions, market)
     revised = session_ordinals(pl.Series(earlier, dtype=pl.Date), calendar)
-    context = max(ordinals[0] - CONTEXT_SESSIONS, 0)
-    touched = np.union1d(np.arange(context, ordinals[-1] + 1), revised).astype(np.int32)
+    held = session_ordinals(raw["daily"]["trade_date"].unique(), calendar)
+    context = held[(held >= ordinals[0] - CONTEXT_SESSIONS) & (held >= 0) & (held < ordinals[0])]
+    touched = np.union1d(np.append(ordinals, context), revised).astype(np.int32)
     window = Window(calendar, decisions, identity, touched)
     versions = {
         table: Versions.of(raw[table], event, window) for table, event in EVENTS.items() if table in raw

@@ -121,18 +121,15 @@ def picked(
     """Float64 columns of the picked versions, null where none was picked or the source lacks the column."""
     n = len(next(iter(picks.values())))
     if table not in versions:
-        return pl.DataFrame({c: pl.repeat(None, n, dtype=pl.Float64, eager=True) for c in columns})
-    rows, at = versions[table].rows, pl.Series(picks[table])
-    at = pl.select(pl.when(at >= 0).then(at)).to_series()
-    return pl.DataFrame(
-        {
-            c: rows[c].gather(at).cast(pl.Float64).fill_nan(None)
-            if c in rows.columns
-            else pl.repeat(None, n, dtype=pl.Float64, eager=True)
-            for c in columns
-        }
-        | {"picked": at.is_not_null()}
-    )
+        rows, at = pl.DataFrame(), pl.repeat(None, n, dtype=pl.Int64, eager=True)
+    else:
+        rows, at = versions[table].rows, pl.Series(np.where(picks[table] < 0, np.int64(-1), picks[table]))
+        at = at.set(at < 0, None)
+    held = [c for c in columns if c in rows.columns]
+    values = rows.select(pl.col(c).gather(at).cast(pl.Float64).fill_nan(None) for c in held)
+    found = pl.DataFrame({"picked": at.is_not_null()}).with_columns(values.get_columns())
+    absent = [pl.lit(None, pl.Float64).alias(c) for c in columns if c not in held]
+    return found.select(*held, *absent, "picked")
 
 
 def _bar(rows: pl.DataFrame) -> pl.DataFrame:
@@ -149,7 +146,7 @@ def _bar(rows: pl.DataFrame) -> pl.DataFrame:
     valid = (sound & inside & (pl.col("high") >= pl.col("low")) & reference).fill_null(False)
     volume, amount = pl.col("vol") * 100, pl.col("amount") * 1000
     frame = rows.with_columns(
-        has_bar=pl.col("picked") if "picked" in rows.columns else pl.lit(False), valid_bar=valid
+        has_bar=pl.col("picked"), valid_bar=valid
     )
     return frame.select(
         *(pl.when("valid_bar").then(c).alias(c) for c in (*prices, "pre_close")),

@@ -111,18 +111,21 @@ def summary(panel: AsOf) -> pl.DataFrame:
 
 
 def _audited(build: Build) -> Audited:
-    """Every listing row measured as of its own decision: the sessions being built, and their context."""
-    row = np.arange(len(build.listing.cells))
-    targets = Targets(row, build.instrument, build.ordinal, build.ordinal)
+    """Every listing row being built, measured as of its own decision; bars of the sessions before as context."""
     picks = {
         table: build.versions[table].own_session(build.window)[build.listing.cells]
         for table in (*MEASURED, "stk_limit")
         if table in build.versions
     }
+    near = build.ordinal >= build.sessions[0] - CONTEXT_SESSIONS
+    first = build.first_row
+    before = np.flatnonzero(near[:first] & (picks["daily"][:first] >= 0))
+    row = np.concatenate([before, np.arange(first, len(near))])
+    picks = {table: at[row] for table, at in picks.items()}
+    targets = Targets(row, build.instrument[row], build.ordinal[row], build.ordinal[row])
     values = measured(picks, build.versions, targets, build.listing, build.status, build.window)
-    frame, first = _described(build, targets).hstack(values), build.first_row
-    context = frame[:first].filter(pl.Series(build.ordinal[:first] >= build.sessions[0] - CONTEXT_SESSIONS))
-    audited = Audited(frame[first:], context, {t: at[first:] for t, at in picks.items()}, build.versions)
+    frame, n = _described(build, targets).hstack(values), len(before)
+    audited = Audited(frame[n:], frame[:n], {table: at[n:] for table, at in picks.items()}, build.versions)
     return replace(audited, frame=audited.frame.with_columns(limit_mismatch(audited)))
 
 

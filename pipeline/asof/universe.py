@@ -82,12 +82,11 @@ def listed(stock_basic: pl.DataFrame, window: Window) -> Listing:
     start = np.where((board == BOARDS.index("bse")) & (list_day < opening), opening, list_day)
     # NaT compares False, so a null list_date never lists and a null delist_date never ends.
     cells = np.flatnonzero((state >= 0) & (start <= day) & ~(delist_day <= day))
-    return Listing(
-        cells,
-        list_day[cells],
-        _age(start[cells], day[cells], window),
-        _age(list_day[cells], day[cells], window),
-    )
+    start, list_day, day = start[cells], list_day[cells], day[cells]
+    age, moved = _age(start, day, window), np.flatnonzero(start != list_day)
+    from_list_day = age.copy()
+    from_list_day[moved] = _age(list_day[moved], day[moved], window)
+    return Listing(cells, list_day, age, from_list_day)
 
 
 def status(
