@@ -103,8 +103,8 @@ def prepare(
 
 def _require_whole(versions: Mapping[str, Versions], window: Window, revised: np.ndarray) -> None:
     """Refuse an earlier session of which only the revisions were handed in: half its patch would be null."""
-    held = [v.ordinal[v.known == v.ordinal] for table, v in versions.items() if table in MEASURED]
-    partial = np.setdiff1d(revised, np.concatenate(held))
+    held = [np.isin(revised, v.ordinal[v.known == v.ordinal]) for t, v in versions.items() if t in MEASURED]
+    partial = revised[~np.logical_or.reduce(held)]
     if len(partial):
         raise BadInput(
             "every version of a revised earlier session must be handed in, of all tables",

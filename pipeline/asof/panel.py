@@ -130,7 +130,7 @@ def _audited(build: Build) -> Audited:
 
 
 def _described(build: Build, targets: Targets) -> pl.DataFrame:
-    """Key and status columns of the targets, with the audit columns `delisting` and `st_by_name`."""
+    """Key and status columns of the targets, with the audit columns `delisting`, `st_by_name` and `place`."""
     row, window = targets.row, build.window
     session = pl.Series("session", window.calendar.days[targets.ordinal])
     instrument = window.identity.names.gather(targets.instrument)
@@ -146,6 +146,7 @@ def _described(build: Build, targets: Targets) -> pl.DataFrame:
             "is_st": build.status.is_st[row],
             "delisting": build.status.delisting[row],
             "st_by_name": build.status.st_by_name.gather(row),
+            "place": targets.instrument,
         }
     )
 

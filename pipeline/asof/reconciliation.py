@@ -175,10 +175,10 @@ def _missing_rows(audited: Audited) -> list[pl.DataFrame]:
 
 def _pre_close(audited: Audited) -> pl.DataFrame:
     """The reference price against the previous close x factor ratio, over suspended sessions."""
-    columns = ["session", "instrument", "close", "pre_close", "factor"]
+    columns = ["session", "instrument", "place", "close", "pre_close", "factor"]
     parts = (audited.context, audited.frame)
     rows = pl.concat([part.filter(~pl.col("suspended")).select(columns) for part in parts])
-    pairs = rows.with_columns(pl.col("close", "factor").shift(1).over("instrument").name.prefix("previous_"))
+    pairs = rows.with_columns(pl.col("close", "factor").shift(1).over("place").name.prefix("previous_"))
     jumped = pl.col("factor") != pl.col("previous_factor")
     slack = TICK / 2 + 1e-9 + pl.when(jumped).then(RATIO_TOLERANCE * pl.col("pre_close")).otherwise(0.0)
     expected = pl.col("previous_close") * pl.col("previous_factor") / pl.col("factor")
