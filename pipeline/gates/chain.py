@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,7 @@ class Chain:
         for number, path in enumerate(self._paths(), start=1):
             row = _parsed(path)
             if path.stem != f"{number:06d}":
-                raise Tampered(
-                    "rows of a chain are numbered without a gap", path.name, f"row {number} is missing"
-                )
+                raise Tampered("rows of a chain are numbered without a gap", path.name, f"row {number} is missing")
             if row.get("before") != before or row.get("hash") != _row_hash(row):
                 raise Tampered(
                     "every row hashes to what it records and follows the row before it",
@@ -72,24 +70,33 @@ class Chain:
             )
 
     def append(self, build: Callable[[list[Row]], Mapping[str, Any] | None]) -> Row | None:
-        """Append what `build` makes of the present rows; nothing when it returns None.
+        """Append what `build` makes of the present rows; nothing when it returns None."""
 
-        The row's file is created exclusively, so of two writers one wins; the other builds anew on its row.
+        def as_many(rows: list[Row]) -> list[Mapping[str, Any]]:
+            body = build(rows)
+            return [] if body is None else [body]
+
+        made = self.extend(as_many)
+        return made[-1] if made else None
+
+    def extend(self, build: Callable[[list[Row]], Iterable[Mapping[str, Any]]]) -> list[Row]:
+        """Append every body that `build` makes of the present rows; the chain is read and verified once.
+
+        A row's file is created exclusively, so of two writers one wins; the other builds anew on all rows, its
+        own earlier ones included.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        made: list[Row] = []
         while True:
             rows = self.rows()
-            body = build(rows)
-            if body is None:
-                return None
-            row: Row = {
-                "number": len(rows) + 1,
-                "before": rows[-1]["hash"] if rows else GENESIS,
-                "body": dict(body),
-            }
-            row["hash"] = _row_hash(row)
-            if self._create(row):
-                return row
+            for body in build(rows):
+                row = _next_row(rows, body)
+                if not self._create(row):
+                    break
+                rows.append(row)
+                made.append(row)
+            else:
+                return made
 
     def _create(self, row: Row) -> bool:
         """Write beside, sync, then link: the name appears whole or not at all, and never twice."""
@@ -118,6 +125,12 @@ class Chain:
 
     def _paths(self) -> list[Path]:
         return sorted(self.root.glob("[0-9]*.json"))
+
+
+def _next_row(rows: list[Row], body: Mapping[str, Any]) -> Row:
+    before = rows[-1]["hash"] if rows else GENESIS
+    row: Row = {"number": len(rows) + 1, "before": before, "body": dict(body)}
+    return row | {"hash": _row_hash(row)}
 
 
 def _row_hash(row: Mapping[str, Any]) -> str:

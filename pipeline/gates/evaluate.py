@@ -89,9 +89,7 @@ def _paths(evidence: Evidence) -> dict[str, np.ndarray]:
     """The paths' books in order; at least one."""
     paths = {book: series for book, series in sorted(evidence.excess.items()) if book.startswith("path_")}
     if not paths:
-        raise BadInput(
-            "return gates read the books path_00...", sorted(evidence.excess), "run the backtest stage"
-        )
+        raise BadInput("return gates read the books path_00...", sorted(evidence.excess), "run the backtest stage")
     return paths
 
 
@@ -126,9 +124,7 @@ def folds_overlap(evidence: Evidence, bound: float, _: PromotionSpec) -> Measure
 def folds_coverage(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the share of splits whose sessions are tested exactly as often as the scheme says reaches the bound"""
     tested = evidence.certificate.drop_nulls("tested_expected")
-    exact = (tested["tested_min"] == tested["tested_expected"]) & (
-        tested["tested_max"] == tested["tested_expected"]
-    )
+    exact = (tested["tested_min"] == tested["tested_expected"]) & (tested["tested_max"] == tested["tested_expected"])
     value = float(exact.mean() or 0.0)  # type: ignore[arg-type]
     return Measured(value, value >= bound, f"{exact.sum()} of {len(exact)} splits")
 
@@ -234,20 +230,16 @@ def break_even(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
         if b.startswith("path_") and isfinite(m.get("break_even_round_trip_bps", nan))
     ]
     value = float(np.median(values)) / evidence.facts["cost_bps"] if values else 0.0
-    return Measured(
-        value, value >= bound, f"median of {len(values)} paths over {evidence.facts['cost_bps']:.1f} bps"
-    )
+    return Measured(value, value >= bound, f"median of {len(values)} paths over {evidence.facts['cost_bps']:.1f} bps")
 
 
 def capacity(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the share of the stated capital that lots and the participation cap let in is at least the bound"""
-    values = [
-        m["placed_share"]
-        for b, m in evidence.metrics.items()
-        if b.startswith("path_") and "placed_share" in m
-    ]
-    value = float(min(values)) if values else 0.0
-    return Measured(value, value >= bound, f"worst of {len(values)} paths")
+    books = {book: series for book, series in evidence.metrics.items() if book.startswith("path_")}
+    if not books:
+        raise BadInput("capacity reads the metrics of path_00...", sorted(evidence.metrics), "run the backtest stage")
+    value = float(min(series["placed_share"] for series in books.values()))
+    return Measured(value, value >= bound, f"worst of {len(books)} paths")
 
 
 def quarantined(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
@@ -335,13 +327,7 @@ def _verdict(spec: GateSpec, evidence: Evidence, promotion: PromotionSpec) -> di
             "high": None,
             "detail": f"no evidence: {absent}",
         }
-    status = (
-        "not_applicable"
-        if not seen.applicable
-        else "pass"
-        if seen.passed and isfinite(seen.reached)
-        else "fail"
-    )
+    status = "not_applicable" if not seen.applicable else "pass" if seen.passed and isfinite(seen.reached) else "fail"
     numbers = {
         name: value if isfinite(value) else None
         for name, value in {"value": seen.reached, "low": seen.low, "high": seen.high}.items()

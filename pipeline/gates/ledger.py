@@ -56,12 +56,14 @@ class Ledger:
 
     def append(self, trials: Iterable[Trial]) -> str:
         """Record trials that are not yet recorded; returns the chain's head."""
-        for trial in trials:
-            self._append(trial)
-        return self.head()
+        found = {trial.identity: trial for trial in reversed(list(trials))}
 
-    def _append(self, trial: Trial) -> None:
-        self.chain.append(lambda rows: None if _known(rows, trial) else _body(trial))
+        def unrecorded(rows: list[Row]) -> list[dict[str, object]]:
+            known = {row["body"]["identity"] for row in rows}
+            return [_body(trial) for identity, trial in reversed(found.items()) if identity not in known]
+
+        self.chain.extend(unrecorded)
+        return self.head()
 
     def head(self) -> str:
         return self.chain.head()
@@ -93,10 +95,6 @@ _SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 
 
-def _known(rows: list[Row], trial: Trial) -> bool:
-    return any(row["body"]["identity"] == trial.identity for row in rows)
-
-
 def _body(trial: Trial) -> dict[str, object]:
     m = moments(np.asarray(trial.returns))
     return {
@@ -120,6 +118,4 @@ def returns_matrix(rows: pl.DataFrame) -> np.ndarray:
         return np.empty((0, 0))
     series = [dict(zip(r["sessions"], r["returns"], strict=True)) for r in rows.iter_rows(named=True)]
     shared = sorted(set.intersection(*(set(s) for s in series)))
-    return np.array([[s[day] for s in series] for day in shared], dtype=np.float64).reshape(
-        len(shared), len(series)
-    )
+    return np.array([[s[day] for s in series] for day in shared], dtype=np.float64).reshape(len(shared), len(series))

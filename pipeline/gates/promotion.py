@@ -63,9 +63,7 @@ def reasons_to_refuse(
                 f"stale: the {side} verdicts are older than {spec.max_age_days} days ({judgement.judged_at:%Y-%m-%d})"
             )
         if judgement.judged_at > now:
-            reasons.append(
-                f"stale: the {side} verdicts are dated in the future ({judgement.judged_at:%Y-%m-%d})"
-            )
+            reasons.append(f"stale: the {side} verdicts are dated in the future ({judgement.judged_at:%Y-%m-%d})")
     return reasons
 
 
@@ -75,9 +73,7 @@ def _against(gate: GateSpec, judgement: Judgement) -> list[str]:
         return [f"{gate.name}: {'missing' if rows.is_empty() else 'judged twice'}"]
     verdict = rows.row(0, named=True)
     if verdict["evaluation_hash"] != judgement.subject:
-        return [
-            f"{gate.name}: judged another hash ({verdict['evaluation_hash'][:12]}, now {judgement.subject[:12]})"
-        ]
+        return [f"{gate.name}: judged another hash ({verdict['evaluation_hash'][:12]}, now {judgement.subject[:12]})"]
     if verdict["bound"] != gate.bound:
         return [f"{gate.name}: judged against the bound {verdict['bound']}, the study says {gate.bound}"]
     if verdict["status"] == "pass" or (verdict["status"] == "not_applicable" and gate.optional):
@@ -155,9 +151,7 @@ class Champions:
                 f"choose one of {sorted(name[:12] for name in earlier)}",
             )
         body = {**meant[0], "kind": "rolled_back", "reasons": [why], "at": now.isoformat()}
-        row = self.chain.append(
-            lambda rows: None if (_serving(rows) or {}).get("bundle") == body["bundle"] else body
-        )
+        row = self.chain.append(lambda rows: None if (_serving(rows) or {}).get("bundle") == body["bundle"] else body)
         return self._body(row)
 
     def _body(self, row: Row | None) -> dict[str, Any]:

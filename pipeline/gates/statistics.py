@@ -32,9 +32,7 @@ def moments(returns: np.ndarray) -> Moments:
     """Moments of one return series, shape [n]. A constant series has Sharpe 0."""
     values = np.asarray(returns, dtype=np.float64)
     if len(values) < 2 or not np.isfinite(values).all():
-        raise BadInput(
-            "moments need at least two finite returns", f"{len(values)} returns", "check the equity curve"
-        )
+        raise BadInput("moments need at least two finite returns", f"{len(values)} returns", "check the equity curve")
     deviation = values - values.mean()
     sigma = values.std(ddof=1)
     if values.min() == values.max():  # 250 times 1/3 has a deviation of 6e-17, a Sharpe ratio of 6e15
