@@ -106,9 +106,8 @@ def write_no_selection(root: Path, day: date, reason: str) -> Path:
     data = _csv(pl.DataFrame([refusal], schema=_RECORD_SCHEMA))
     with one_writer(root):
         before = _attempts(folder)
-        path = before[-1] if before else folder
-        standing = bool(before) and (path.name == RECORD or path.read_bytes() == data)
-        if not standing:
+        path = before[-1] if before else folder / RECORD
+        if path.name != RECORD and path.read_bytes() != data or not before:
             path = folder / f"no_selection_{len(before) + 1:02d}.csv"
             create_once(path, data)
         _rebuild(root)
@@ -182,7 +181,7 @@ def _history(root: Path) -> pl.DataFrame:
         for folder in sorted((root / DAILY).glob("trade_date=*"))
         for attempt, path in enumerate(_attempts(folder), start=1)
     ]
-    return pl.concat(parts).select(_HISTORY_SCHEMA)
+    return pl.concat(parts).select(*_HISTORY_SCHEMA)
 
 
 def _require_appended(path: Path, data: bytes) -> None:
