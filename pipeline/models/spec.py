@@ -62,7 +62,9 @@ class TrainingSpec(Spec):
     ----------
     seed : int
     threads : int
-        Of the linear solve and of LightGBM.
+        Of the linear solve and of LightGBM (whose bits do not change with it). Cores that other processes use
+        make two threads spin: a split took 157 s instead of 19 at one thread on a crowded pair of cores, but
+        3.9 s instead of about 8 on a quiet one. One thread each when splits run side by side.
     net_threads : int
         Of torch. At 200 names a session two threads gain nothing (4.9 s a split against 4.8) and, spinning on
         cores that others use, cost up to 78 s; train splits side by side instead. Raise it for whole markets.

@@ -89,6 +89,23 @@ def test_boosters_equal_one_fresh_dataset_per_head(tmp_path: Path) -> None:
         np.testing.assert_array_equal(alone.predict(ex.inputs.x[scored]).astype(np.float32), served)
 
 
+def test_boosted_scores_do_not_depend_on_threads(tmp_path: Path) -> None:
+    """Pins scores that change when a study is trained on fewer cores."""
+    served = [
+        fit_member(
+            BOOSTED,
+            TRAINING.model_copy(update={"threads": threads}),
+            HEADS,
+            PREPARED,
+            MARKET.labels,
+            MARKET.roles,
+            workdir=tmp_path,
+        ).scores
+        for threads in (1, 2)
+    ]
+    assert served[0].equals(served[1])
+
+
 def test_exported_net_equals_torch_within_tolerance() -> None:
     """Pins an export that drops a gate, an activation or the unit of a regression head."""
     torch.manual_seed(0)
