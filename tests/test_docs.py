@@ -6,8 +6,10 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from assets.cli import build_parser
@@ -15,6 +17,7 @@ from pipeline.asof.panel import PANEL_COLUMNS
 from pipeline.asof.tradability import EXCLUSIONS
 from pipeline.calendars import Calendar
 from pipeline.fingerprints import hash_file
+from pipeline.serving.records import write_no_selection
 from pipeline.studies import STUDIES
 from pipeline.study import Study
 from pipeline.tables.tushare import TABLES
@@ -161,3 +164,14 @@ def test_the_example_folder_is_a_source() -> None:
         spec.check(rows[name], calendar=calendar)
     assert rows["daily"]["trade_date"].unique().sort().to_list() == sessions
     assert not [name for name, frame in rows.items() if frame.is_empty() and not TABLES[name].may_be_empty]
+
+
+def test_the_sample_selections_are_in_the_format_of_today(tmp_path: Path) -> None:
+    """Pins a sample, and a list of columns in the contract, that the records no longer have."""
+    sample = pl.read_csv(EXAMPLES / "all_selections.csv")
+    write_no_selection(tmp_path, date(2026, 9, 30), "an example")
+    assert sample.columns == pl.read_csv(tmp_path / "selections" / "all_selections.csv").columns
+    assert sample["status"].to_list() == ["NO_SELECTION", "SELECTED", "SELECTED", "SELECTED"]
+    contract = (ROOT / "docs/inference-contract.md").read_text(encoding="utf-8")
+    stems = {re.sub(r"_\d\d$", "_01", column) for column in sample.columns}
+    assert not [stem for stem in stems if f"`{stem}`" not in contract]
