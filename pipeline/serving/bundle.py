@@ -54,16 +54,12 @@ class Bundle:
     def member_files(self, name: str) -> dict[str, bytes]:
         """A member's files, named as its training named them."""
         prefix = f"members/{name}/"
-        return {
-            file.removeprefix(prefix): data for file, data in self.files.items() if file.startswith(prefix)
-        }
+        return {file.removeprefix(prefix): data for file, data in self.files.items() if file.startswith(prefix)}
 
     @property
     def window(self) -> int:
         """Sessions of features that scoring one session reads: the largest of the members' windows."""
-        return max(
-            Card.from_json(self.files[f"members/{name}/{MEMBER_FILE}"]).window for name in self.members
-        )
+        return max(Card.from_json(self.files[f"members/{name}/{MEMBER_FILE}"]).window for name in self.members)
 
     @cached_property
     def study(self) -> dict[str, Any]:
@@ -98,11 +94,7 @@ class Bundle:
         Scores are promised bit for bit only where this is empty.
         """
         then, now = self.manifest["runtime"], _runtime(self.files)
-        return {
-            name: (then.get(name), now.get(name))
-            for name in sorted(then | now)
-            if then.get(name) != now.get(name)
-        }
+        return {name: (then.get(name), now.get(name)) for name in sorted(then | now) if then.get(name) != now.get(name)}
 
 
 def write_bundle(root: Path, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Bundle:
@@ -155,20 +147,14 @@ def load_bundle(root: Path, hash: str) -> Bundle:
     """
     folder = root / hash
     if not re.fullmatch(r"[0-9a-f]{64}", hash) or not folder.is_dir():
-        raise BadInput(
-            "a bundle is loaded by its full hash", hash, "write it again, or restore the bundles folder"
-        )
+        raise BadInput("a bundle is loaded by its full hash", hash, "write it again, or restore the bundles folder")
     manifest = _verified_manifest(folder, hash)
     if manifest.get("format") != FORMAT:
         raise BadInput(
             f"a bundle has format {FORMAT}", manifest.get("format"), "load it with the version that wrote it"
         )
     expected = manifest["files"]
-    found = {
-        p.relative_to(folder).as_posix(): p
-        for p in sorted(folder.rglob("*"))
-        if p.is_symlink() or not p.is_dir()
-    }
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()}
     found.pop(MANIFEST)
     for name in sorted(expected.keys() | found.keys()):
         if name not in found or name not in expected or found[name].is_symlink():
@@ -211,9 +197,7 @@ def _require_names(files: Mapping[str, bytes]) -> None:
     for name in files:
         path = PurePosixPath(name)
         if path.is_absolute() or path.as_posix() != name or ".." in path.parts or name == MANIFEST:
-            raise BadInput(
-                "a bundle's files have plain relative names", name, "name them as in the study's members"
-            )
+            raise BadInput("a bundle's files have plain relative names", name, "name them as in the study's members")
         if path.suffix not in SUFFIXES:
             raise BadInput(
                 f"a bundle's files end in {', '.join(SUFFIXES)}",
@@ -234,9 +218,7 @@ def _require_whole(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> N
         ]
     absent += [f"manifest field {name}" for name in GIVEN if name not in manifest]
     if absent:
-        raise BadInput(
-            "a bundle holds all that serving needs", f"absent: {absent}", "pack the whole candidate"
-        )
+        raise BadInput("a bundle holds all that serving needs", f"absent: {absent}", "pack the whole candidate")
 
 
 def _require_trained(manifest: Mapping[str, Any]) -> None:

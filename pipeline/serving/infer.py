@@ -100,9 +100,9 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     return Inference(
         panel=today,
         features=canonical(features, KEY),
-        tensors=pl.DataFrame(
-            tensors, schema={"member": pl.String, "session": pl.Date, "hash": pl.String}
-        ).sort("member"),
+        tensors=pl.DataFrame(tensors, schema={"member": pl.String, "session": pl.Date, "hash": pl.String}).sort(
+            "member"
+        ),
         scores=canonical(pl.concat(scores), ("member", *KEY)),
         predictions=predictions,
         orders=canonical(orders, ("session", "rank")),
@@ -116,9 +116,7 @@ def _require_inputs(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame,
         later = frame.filter(pl.col("session") > day)["session"].unique().sort()
         if len(later):
             observed = f"{what} rows of {later[0]} for {day}"
-            raise LookAheadError(
-                "a session is scored on rows up to itself", observed, "cut the window at the session"
-            )
+            raise LookAheadError("a session is scored on rows up to itself", observed, "cut the window at the session")
     sessions = panel["session"].unique().sort().to_list()
     if len(sessions) != bundle.window or day not in sessions:
         shown = ", ".join(str(session) for session in sessions[-3:])
@@ -140,9 +138,7 @@ def _require_inputs(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame,
 def _require_schema(bundle: Bundle, features: pl.DataFrame) -> None:
     """Names in order: a reordered schema is another schema, even if every column is there."""
     given, schema = [c for c in features.columns if c not in KEY], bundle.manifest["schema"]
-    differing = next(
-        (i for i, pair in enumerate(zip(given, schema, strict=False)) if pair[0] != pair[1]), None
-    )
+    differing = next((i for i, pair in enumerate(zip(given, schema, strict=False)) if pair[0] != pair[1]), None)
     if given != schema:
         at = min(len(given), len(schema)) if differing is None else differing
         observed = f"column {at}: {given[at : at + 1]} given, {schema[at : at + 1]} in the bundle"

@@ -127,9 +127,7 @@ def compare(live: Mapping[str, pl.DataFrame], research: Mapping[str, pl.DataFram
     report = ParityReport(tuple(_compare_asset(name, live[name], research[name]) for name in KEYS))
     empty = [asset.asset for asset in report.assets if not asset.rows]
     if empty:
-        raise BadInput(
-            "parity compares rows", f"no rows on either side: {empty}", "materialise inference first"
-        )
+        raise BadInput("parity compares rows", f"no rows on either side: {empty}", "materialise inference first")
     return report
 
 
@@ -147,9 +145,7 @@ def _compare_asset(asset: str, live: pl.DataFrame, research: pl.DataFrame) -> As
         both.join(frame.with_columns(__row=True), on=list(key), how="left", maintain_order="left")
         for frame in (live, research)
     ]
-    differs = pl.DataFrame(
-        {c: _bits(sides[0][c]).ne_missing(_bits(sides[1][c])) for c in ("__row", *columns)}
-    )
+    differs = pl.DataFrame({c: _bits(sides[0][c]).ne_missing(_bits(sides[1][c])) for c in ("__row", *columns)})
     wrong = differs.select(pl.any_horizontal(pl.all())).to_series()
     return AssetParity(asset, len(both), int(wrong.sum()), _first(asset, both, sides, differs, wrong))
 

@@ -41,7 +41,8 @@ _RECORD_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "industry": pl.String,
     "reason": pl.String,
 }
-_HISTORY_SCHEMA = {"trade_date": pl.String, "attempt": pl.Int32} | _RECORD_SCHEMA
+_HISTORY_SCHEMA = _RECORD_SCHEMA | {"attempt": pl.Int32}
+_HEADER = ",".join(_RECORD_SCHEMA).encode()
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def write_no_selection(root: Path, day: date, reason: str) -> Path:
     with one_writer(root):
         before = _attempts(folder)
         path = before[-1] if before else folder / RECORD
-        if path.name != RECORD and path.read_bytes() != data or not before:
+        if not before or (path.name != RECORD and path.read_bytes() != data):
             path = folder / f"no_selection_{len(before) + 1:02d}.csv"
             create_once(path, data)
         _rebuild(root)
@@ -129,9 +130,7 @@ def _record(selection: Selection) -> pl.DataFrame:
     ranked = selection.ranked
     require_columns(ranked, ("rank", "instrument", *RANKED), "a selection")
     if ranked.is_empty() or ranked["rank"].to_list() != list(range(1, len(ranked) + 1)):
-        raise BadInput(
-            "a selection has ranks 1, 2, …", ranked["rank"].to_list(), "record the session as NO_SELECTION"
-        )
+        raise BadInput("a selection has ranks 1, 2, …", ranked["rank"].to_list(), "record the session as NO_SELECTION")
     return ranked.select(
         pl.lit(f"{selection.day:%Y%m%d}").alias("trade_date"),
         pl.lit(SELECTED).alias("status"),
@@ -162,36 +161,39 @@ def _conflict(path: Path, data: bytes) -> str:
 
 def _rebuild(root: Path) -> None:
     """Derive every summary from the per-date files."""
-    history = _history(root)
-    _require_appended(root / DAILY / "top10_history.csv", _csv(history))
-    latest = history.filter(
-        pl.struct("trade_date", "attempt") == pl.struct(pl.col("trade_date").last(), pl.col("attempt").last())
-    )
+    text = _history(root)
+    _require_appended(root / DAILY / "top10_history.csv", text)
+    history = pl.read_csv(text, schema=_HISTORY_SCHEMA)
+    last = history.select(pl.struct("trade_date", "attempt").last()).to_series()
+    latest = history.filter(pl.struct("trade_date", "attempt").is_in(last.implode()))
     rows = _one_row_a_session(history)
-    replace_if_changed(root / DAILY / "top10_history.csv", _csv(history))
+    # What people act on comes first: a kill here must not leave yesterday's list as the latest.
     replace_if_changed(root / DAILY / "top10_latest.csv", _csv(latest))
-    replace_if_changed(root / SELECTIONS / "all_selections.csv", _csv(rows))
     replace_if_changed(root / SELECTIONS / "latest_selection_row.csv", _csv(rows.tail(1)))
+    replace_if_changed(root / DAILY / "top10_history.csv", text)
+    replace_if_changed(root / SELECTIONS / "all_selections.csv", _csv(rows))
 
 
-def _history(root: Path) -> pl.DataFrame:
-    """All attempts of all sessions, in order."""
-    parts = [
-        pl.read_csv(path, schema=_RECORD_SCHEMA).with_columns(attempt=pl.lit(attempt, pl.Int32))
-        for folder in sorted((root / DAILY).glob("trade_date=*"))
-        for attempt, path in enumerate(_attempts(folder), start=1)
-    ]
-    return pl.concat(parts).select(*_HISTORY_SCHEMA)
+def _history(root: Path) -> bytes:
+    """All attempts of all sessions in order, as the lines of their files with the attempt's number behind."""
+    lines = [_csv(pl.DataFrame(schema=_HISTORY_SCHEMA)).rstrip()]
+    for folder in sorted((root / DAILY).glob("trade_date=*")):
+        for attempt, path in enumerate(_attempts(folder), start=1):
+            header, *rows = path.read_bytes().splitlines()
+            if header != _HEADER:
+                raise Tampered("a record has its columns", f"{path}: {header!r}", "restore the records folder")
+            lines += [row + b",%d" % attempt for row in rows]
+    return b"\n".join(lines) + b"\n"
 
 
 def _require_appended(path: Path, data: bytes) -> None:
     """The history only grows: a per-date file that was edited or removed is seen here."""
-    before = path.read_text().splitlines() if path.exists() else []
-    lost = set(before) - set(data.decode().splitlines())
+    before = path.read_bytes().splitlines() if path.exists() else []
+    lost = set(before) - set(data.splitlines())
     if lost:
         raise Tampered(
             "recorded rows stay as they were",
-            f"{path.name} has {sorted(lost)[0]!r}, the per-date records do not",
+            f"{path.name} has {sorted(lost)[0].decode()!r}, the per-date records do not",
             "restore the records folder from a backup",
         )
 
@@ -213,8 +215,8 @@ def _one_row_a_session(history: pl.DataFrame) -> pl.DataFrame:
         pl.col("status").first(),
         pl.col("bundle").first(),
         names.len().alias("names"),
-        names.str.join(",").alias("codes"),
-        names.str.head(6).str.join(",").alias("plain_codes"),
+        pl.when(names.len() > 0).then(names.str.join(",")).alias("codes"),
+        pl.when(names.len() > 0).then(names.str.head(6).str.join(",")).alias("plain_codes"),
         *wide,
         pl.col("reason").first(),
     )

@@ -42,8 +42,7 @@ class Research:
     def predictions(self) -> pl.DataFrame:
         """Calibrated and averaged test rows."""
         parts = [
-            self.calibrators[name].apply(f.scores.filter(pl.col("role") == "test"))
-            for name, f in self.fitted.items()
+            self.calibrators[name].apply(f.scores.filter(pl.col("role") == "test")) for name, f in self.fitted.items()
         ]
         return average_members(parts, HEADS, POLICY.alpha)
 
@@ -63,9 +62,7 @@ def research() -> Research:
     prepared = prepare(market.features, market.eligible, market.scopes)
     with TemporaryDirectory() as folder:
         fitted = {
-            spec.name: fit_member(
-                spec, TRAINING, HEADS, prepared, market.labels, market.roles, workdir=Path(folder)
-            )
+            spec.name: fit_member(spec, TRAINING, HEADS, prepared, market.labels, market.roles, workdir=Path(folder))
             for spec in MEMBERS
         }
     calibrators = {
@@ -82,9 +79,7 @@ def research() -> Research:
 
 def bundle_files() -> dict[str, bytes]:
     made = research()
-    files = {
-        f"members/{name}/{file}": data for name, f in made.fitted.items() for file, data in f.files.items()
-    }
+    files = {f"members/{name}/{file}": data for name, f in made.fitted.items() for file, data in f.files.items()}
     files |= {f"calibrators/{name}.json": c.to_json() for name, c in made.calibrators.items()}
     study = {
         "members": [{"name": spec.name} for spec in MEMBERS],
@@ -99,9 +94,7 @@ def bundle_files() -> dict[str, bytes]:
 def bundle_manifest() -> dict[str, Any]:
     made = research()
     schema = [c for c in made.market.features.columns if c not in ("session", "instrument")]
-    weights = {
-        name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in made.fitted.items()
-    }
+    weights = {name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in made.fitted.items()}
     return {
         "study": "small",
         "schema": schema,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from pipeline.serving.bundle import Bundle, write_bundle
-from pipeline.serving.infer import infer
-from pipeline.serving.parity import compare
-from tests.serving.small_bundle import bundle_files, bundle_manifest, research
+from pipeline.errors import BadInput, FoldgateError, IncompleteTables, LookAheadError, SchemaError
+from pipeline.fingerprints import hash_bytes
+from pipeline.serving.bundle import Bundle, load_bundle, write_bundle
+from pipeline.serving.infer import Inference, infer
+from pipeline.serving.parity import KEYS, compare
+from pipeline.serving.records import write_selection
+from tests.serving.small_bundle import bundle_files, bundle_manifest, research, with_policy
 
 KEY = ["session", "instrument"]
-ASSETS = ("panel", "features", "tensors", "scores", "predictions", "orders")
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +25,153 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_bundle(tmp_path_factory.mktemp("bundles"), bundle_files(), bundle_manifest())
 
 
-def test_serving_scores_are_the_bits_of_research(bundle: Bundle) -> None:
+def window(day: date | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Feature and panel rows that scoring a day reads."""
+    made = research()
+    return made.window(made.market.features, day), made.window(made.panel, day)
+
+
+def served(bundle: Bundle, day: date | None = None) -> Inference:
+    return infer(bundle, *window(day), day or research().day)
+
+
+def frames(made: Inference) -> dict[str, pl.DataFrame]:
+    return {name: getattr(made, name) for name in KEYS}
+
+
+@pytest.mark.parametrize("back", [0, 1, 4])
+def test_serving_scores_are_the_bits_of_research(back: int, bundle: Bundle) -> None:
     """Pins a live path that pads, ranks, calibrates or averages in another way than research did."""
     made = research()
-    live = infer(bundle, made.window(made.market.features), made.window(made.panel), made.day)
+    day = made.market.days[-1 - back]
+    live = served(bundle, day)
     for name, fitted in made.fitted.items():
-        recorded = fitted.scores.filter(pl.col("session") == made.day).drop("role")
+        recorded = fitted.scores.filter(pl.col("session") == day).drop("role")
         assert live.scores.filter(pl.col("member") == name).drop("member").equals(recorded), name
-    expected = made.predictions.filter(pl.col("session") == made.day)
+    expected = made.predictions.filter(pl.col("session") == day)
     assert live.predictions.select(expected.columns).equals(expected)
-    assert live.orders.select("session", "rank", "instrument", "weight", "score").equals(
-        made.orders.filter(pl.col("session") == made.day)
-    )
+    chosen = live.orders.select("session", "rank", "instrument", "weight", "score")
+    assert chosen.equals(made.orders.filter(pl.col("session") == day))
+    assert live.orders["code"].equals(live.orders["instrument"].rename("code"))
 
 
-def test_compare_through_storage(bundle: Bundle, tmp_path: Path) -> None:
-    """Pins frames that change when they are stored and read: then no session could ever be exact."""
+def test_tensor_hashes_are_those_of_the_whole_store(bundle: Bundle) -> None:
+    """Pins inputs that differ between four sessions read live and forty read in research."""
     made = research()
-    live = infer(bundle, made.window(made.market.features), made.window(made.panel), made.day)
-    for name in ASSETS:
-        getattr(live, name).write_parquet(tmp_path / f"{name}.parquet")
-    stored = {name: pl.read_parquet(tmp_path / f"{name}.parquet") for name in ASSETS}
-    again = infer(bundle, made.window(made.market.features), made.window(made.panel), made.day)
-    report = compare(stored, {name: getattr(again, name) for name in ASSETS})
+    tensors = served(bundle).tensors
+    assert tensors["member"].to_list() == sorted(made.fitted)
+    for name, scorer in bundle.scorers.items():
+        whole = scorer.inputs(made.market.features, made.market.eligible, made.market.days[-10:])
+        assert tensors.filter(member=name)["hash"].to_list() == [whole.hashes()[made.day.isoformat()]]
+
+
+def test_a_bundle_read_back_serves_the_same(bundle: Bundle, tmp_path: Path) -> None:
+    """Pins anything that lives in the process that wrote it; and frames that change when they are stored."""
+    again = write_bundle(tmp_path, bundle_files(), bundle_manifest())
+    for name, frame in frames(served(bundle)).items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    stored = {name: pl.read_parquet(tmp_path / f"{name}.parquet") for name in KEYS}
+    report = compare(stored, frames(served(load_bundle(tmp_path, again.hash))))
     assert report.exact, report.first_difference
     assert report.rows == sum(len(frame) for frame in stored.values())
+
+
+def test_order_of_rows_does_not_matter(bundle: Bundle) -> None:
+    """Pins a score that depends on the order in which months were read."""
+    features, panel = (frame.sample(fraction=1.0, shuffle=True, seed=4) for frame in window())
+    report = compare(frames(served(bundle)), frames(infer(bundle, features, panel, research().day)))
+    assert report.exact, report.first_difference
+
+
+def test_a_changed_feature_is_traced_to_its_cell(bundle: Bundle) -> None:
+    """Pins the whole chain of parity: one feature of one name, and everything that followed from it."""
+    features, panel = window()
+    name = served(bundle).orders["instrument"][0]
+    row = (pl.col("session") == research().day) & (pl.col("instrument") == name)
+    revised = features.with_columns(f0=pl.when(row).then(pl.lit(-9.0, pl.Float32)).otherwise("f0"))
+    report = compare(frames(served(bundle)), frames(infer(bundle, revised, panel, research().day)))
+    assert report.first_difference is not None
+    assert report.first_difference[:3] == ("features", name, "f0")
+    different = dict(report.to_frame(research().day).select("asset", "exact").iter_rows())
+    assert different == {"panel": True} | dict.fromkeys(list(KEYS)[1:], False)
+
+
+def test_members_are_averaged_in_the_studys_order(bundle: Bundle) -> None:
+    """Pins float sums over members in the order of their files: another order, other bits."""
+    assert list(bundle.scorers) == ["linear", "boosted", "sequence"]
+    assert list(bundle.calibrators) == ["linear", "boosted", "sequence"]
+
+
+def test_what_is_recorded(bundle: Bundle, tmp_path: Path) -> None:
+    """Pins a record that differs from the orders, and a rerun that is not idempotent."""
+    for _ in range(2):
+        path = write_selection(tmp_path, served(bundle).selection(research().day, bundle.hash))
+    record = pl.read_csv(path)
+    orders = served(bundle).orders
+    for column in ("rank", "code", "instrument", "weight", "score", "board", "industry"):
+        assert record[column].to_list() == orders[column].to_list(), column
+    assert record["bundle"].unique().to_list() == [bundle.hash]
+
+
+Damage = Callable[[pl.DataFrame, pl.DataFrame], tuple[pl.DataFrame, pl.DataFrame]]
+LAST = pl.col("session") == pl.col("session").max()
+REFUSALS: dict[str, tuple[Damage, type[FoldgateError], str]] = {
+    "reordered schema": (
+        lambda f, p: (f.select(*KEY, "f1", "f0", *f.columns[4:]), p), SchemaError, "column 0: .'f1'. given"),
+    "absent feature": (lambda f, p: (f.drop("market"), p), SchemaError, r"column 6: \[\] given, .'market'."),
+    "extra feature": (lambda f, p: (f.with_columns(new=pl.lit(0.0, pl.Float32)), p), SchemaError, "column 7: .'new'."),
+    "wider feature": (lambda f, p: (f.with_columns(pl.col("f0").cast(pl.Float64)), p), SchemaError, "Float32"),
+    "panel without tags": (lambda f, p: (f, p.drop("industry")), SchemaError, "industry"),
+    "tomorrow's panel": (
+        lambda f, p: (f, p.with_columns(pl.col("session") + timedelta(days=1))), LookAheadError, "panel rows of"),
+    "tomorrow's features": (
+        lambda f, p: (f.with_columns(pl.col("session") + timedelta(days=1)), p), LookAheadError, "features rows of"),
+    "session without panel": (lambda f, p: (f, p.filter(~LAST)), IncompleteTables, "3 sessions"),
+    "gap in the window": (
+        lambda f, p: (f, p.filter(pl.col("session") != p["session"].min())), IncompleteTables, "3 sessions"),
+    "no panel": (lambda f, p: (f, p.clear()), IncompleteTables, "0 sessions"),
+    "session without features": (lambda f, p: (f.filter(~LAST), p), IncompleteTables, "lack one"),
+    "one name without features": (
+        lambda f, p: (f.join(p.filter(LAST, "eligible")[:1], on=KEY, how="anti"), p), IncompleteTables, "1 lack one"),
+    "infinite feature": (
+        lambda f, p: (f.with_columns(f0=pl.lit(float("inf"), pl.Float32)), p), BadInput, "infinite"),
+    "no eligible name": (
+        lambda f, p: (f, p.with_columns(eligible=pl.col("eligible") & ~LAST)), BadInput, "0 of 30 listed"),
+    "nine eligible names": (
+        lambda f, p: (f, p.with_columns(eligible=pl.when(LAST).then(pl.col("instrument") <= "000008.SZ")
+                                        .otherwise("eligible"))), BadInput, "9 of 30 listed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals(case: str, bundle: Bundle) -> None:
+    """Pins each input that research never saw and that would nevertheless give a plausible list."""
+    damage, error, observed = REFUSALS[case]
+    features, panel = damage(*window())
+    with pytest.raises(error, match=observed):
+        infer(bundle, features, panel, research().day)
+
+
+def other_policy(root: Path, **changes: object) -> Bundle:
+    return write_bundle(root, with_policy(bundle_files(), **changes), bundle_manifest())
+
+
+def test_filters_that_refuse_every_name_are_a_refusal(tmp_path: Path) -> None:
+    """Pins an empty list recorded as a selection."""
+    with pytest.raises(BadInput, match=r"none of \d+ passes"):
+        served(other_policy(tmp_path, max_buy_block=1e-9))
+
+
+def test_filters_may_leave_fewer_names_as_in_research(tmp_path: Path) -> None:
+    """Pins a live selector that fills up with names the policy refused; the rest of the cash stays idle."""
+    made = served(other_policy(tmp_path, max_fragility_rank=0.15))
+    assert 0 < len(made.orders) < 10
+    assert made.orders["weight"].unique().to_list() == [0.1]
+
+
+def test_untrained_weights_cannot_be_packed(tmp_path: Path) -> None:
+    """Pins weights of another training under the first one's record."""
+    files = bundle_files()
+    files["members/linear/model.onnx"] = files["members/sequence/model.onnx"]
+    with pytest.raises(FoldgateError, match=hash_bytes(files["members/linear/model.onnx"])):
+        write_bundle(tmp_path, files, bundle_manifest())
