@@ -18,6 +18,8 @@ from pipeline.asof.tradability import EXCLUSIONS
 from pipeline.calendars import Calendar
 from pipeline.fingerprints import hash_file
 from pipeline.serving.records import write_no_selection
+from pipeline.stages import evaluation, market, research, serving
+from pipeline.stages.contract import Stage
 from pipeline.studies import STUDIES
 from pipeline.study import Study
 from pipeline.tables.tushare import TABLES
@@ -126,6 +128,24 @@ def test_the_contract_names_every_panel_column() -> None:
     """Pins a panel column that readers of the contract do not know of."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     assert not [column for column in PANEL_COLUMNS if not re.search(rf"\b{column}\b", text)]
+
+
+def test_every_stage_is_listed_with_its_partition_and_parts() -> None:
+    """Pins a stage whose partition, or what its code version covers, changed in the code alone."""
+    rows = re.findall(r"^\| (\w+) \| ([^|]*) \| [^|]* \| ([^|]*) \|$", _page("architecture"), re.MULTILINE)
+    listed = {name: (partition, set(re.findall(r"\w+", covers))) for name, partition, covers in rows}
+    modules = (market, research, evaluation, serving)
+    stages = [value for module in modules for value in vars(module).values() if isinstance(value, Stage)]
+    assert len(stages) == 14
+    for stage in stages:
+        partition, covers = listed[stage.name]
+        assert partition == stage.partition.replace("_", " x ")
+        floors = {name.split(".")[1] for name in stage.modules if name.count(".") == 1}
+        assert covers == {*stage.parts, *floors}, stage.name
+
+
+def _page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def test_every_exclusion_and_table_is_explained() -> None:
