@@ -15,7 +15,9 @@ def build_backtest(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [stage_key(study, "predictions"), every_partition_of(stage_key(study, "positions"))]
 
     @dg.asset(**described(BACKTEST, study, partitions, deps, {"numba"}))
-    def backtest(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def backtest(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, BACKTEST, study)
 
     return backtest

@@ -12,8 +12,9 @@ from pipeline.stages.contract import Stage
 from pipeline.study import Study
 
 
-def described(stage: Stage, study: Study, partitions: Partitions, deps: list[dg.AssetDep | dg.AssetKey],
-              kinds: set[str]) -> dict[str, Any]:
+def described(
+    stage: Stage, study: Study, partitions: Partitions, deps: list[dg.AssetDep | dg.AssetKey], kinds: set[str]
+) -> dict[str, Any]:
     """Keyword arguments of `dg.asset` for one stage of one study."""
     partitions_def = partitions.of(stage.partition, study)
     return {
@@ -30,8 +31,9 @@ def described(stage: Stage, study: Study, partitions: Partitions, deps: list[dg.
 
 def months_of(stage_key: dg.AssetKey, before: int = 0, after: int = 0) -> dg.AssetDep:
     """A monthly upstream whose neighbours are read too, where they exist."""
-    mapping = dg.TimeWindowPartitionMapping(start_offset=-before, end_offset=after,
-                                            allow_nonexistent_upstream_partitions=True)
+    mapping = dg.TimeWindowPartitionMapping(
+        start_offset=-before, end_offset=after, allow_nonexistent_upstream_partitions=True
+    )
     return dg.AssetDep(stage_key, partition_mapping=mapping)
 
 

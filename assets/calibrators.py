@@ -15,7 +15,9 @@ def build_calibrators(study: Study, partitions: Partitions) -> dg.AssetsDefiniti
     deps = [stage_key(study, "folds"), members_of_split(stage_key(study, "models"))]
 
     @dg.asset(**described(CALIBRATORS, study, partitions, deps, {"polars"}))
-    def calibrators(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def calibrators(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, CALIBRATORS, study)
 
     return calibrators

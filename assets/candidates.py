@@ -15,7 +15,9 @@ def build_candidate(study: Study, partitions: Partitions) -> dg.AssetsDefinition
     deps = [stage_key(study, "scorecard")]
 
     @dg.asset(**described(CANDIDATE, study, partitions, deps, {"onnx"}))
-    def candidate(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def candidate(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, CANDIDATE, study)
 
     return candidate

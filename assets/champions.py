@@ -15,7 +15,9 @@ def build_champion(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [stage_key(study, "scorecard"), stage_key(study, "candidate")]
 
     @dg.asset(**described(CHAMPION, study, partitions, deps, {"json"}))
-    def champion(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def champion(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, CHAMPION, study)
 
     return champion

@@ -19,58 +19,114 @@ EPILOG = "Nothing here is investment advice. Every command has --help."
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what it says, 1 on a broken rule, 2 on wrong usage."""
     arguments = build_parser().parse_args(argv)
-    home = Path(arguments.home or os.environ.get(HOME_VARIABLE) or PROJECT / "dagster_home" / arguments.default_home).resolve()
+    home = Path(
+        arguments.home or os.environ.get(HOME_VARIABLE) or PROJECT / "dagster_home" / arguments.default_home
+    ).resolve()
     os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
     try:
         return int(arguments.run(home, arguments) or 0)
     except FoldgateError as broken:
         print(f"foldgate {arguments.command}: {type(broken).__name__}", file=sys.stderr)
-        print(f"  rule:     {broken.rule}\n  observed: {broken.observed}\n  remedy:   {broken.remedy}", file=sys.stderr)
+        print(
+            f"  rule:     {broken.rule}\n  observed: {broken.observed}\n  remedy:   {broken.remedy}",
+            file=sys.stderr,
+        )
         return 1
+    except BrokenPipeError:  # `foldgate trace … | head` closed the pipe: not an error of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their help."""
-    parser = argparse.ArgumentParser(prog="foldgate", description="From raw market tables to a gated champion.", epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        prog="foldgate", description="From raw market tables to a gated champion.", epilog=EPILOG
+    )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: commands.Command, text: str, default_home: str = "demo") -> argparse.ArgumentParser:
-        made = subparsers.add_parser(name, help=text, description=text, epilog=EPILOG,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        made.add_argument("--home", default="", help=f"the environment's folder (else ${HOME_VARIABLE}, else dagster_home/{default_home})")
+    def add(
+        name: str, run: commands.Command, text: str, default_home: str = "demo"
+    ) -> argparse.ArgumentParser:
+        made = subparsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=EPILOG,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        made.add_argument(
+            "--home",
+            default="",
+            help=f"the environment's folder (else ${HOME_VARIABLE}, else dagster_home/{default_home})",
+        )
         made.set_defaults(run=run, default_home=default_home)
         return made
 
-    demo = add("demo", commands.demo, "Build the whole graph on a simulated market, or on a folder of Tushare tables.")
-    demo.add_argument("--profile", default="demo", choices=["tiny", "demo", "market"], help="size of the simulated market")
+    demo = add(
+        "demo",
+        commands.demo,
+        "Build the whole graph on a simulated market, or on a folder of Tushare tables.",
+    )
+    demo.add_argument(
+        "--profile", default="demo", choices=["tiny", "demo", "market"], help="size of the simulated market"
+    )
     demo.add_argument("--data", default="", help="folder of Tushare tables (Parquet or CSV) to use instead")
-    demo.add_argument("--null", action="store_true", help="simulate a market without any signal: promotion must be refused")
+    demo.add_argument(
+        "--null", action="store_true", help="simulate a market without any signal: promotion must be refused"
+    )
     demo.add_argument("--seed", type=int, help="seed of the simulated market")
     demo.add_argument("--live-sessions", type=int, default=10, help="sessions inferred one by one as if live")
 
-    ui = add("ui", commands.ui, "Open the Dagster web UI on an environment (loopback only unless --host says otherwise).")
+    ui = add(
+        "ui",
+        commands.ui,
+        "Open the Dagster web UI on an environment (loopback only unless --host says otherwise).",
+    )
     ui.add_argument("--host", default="127.0.0.1", help="address to bind")
     ui.add_argument("--port", type=int, default=3000, help="port to bind")
 
-    imported = add("import", commands.import_folder, "Import a folder of Tushare tables into an environment.", "imported")
+    imported = add(
+        "import", commands.import_folder, "Import a folder of Tushare tables into an environment.", "imported"
+    )
     imported.add_argument("folder", help="one Parquet or CSV a table, or Hive partitions")
 
-    init = add("init", commands.init, "Make an environment that reads the real Tushare (token from $TUSHARE_TOKEN).", "tushare")
+    init = add(
+        "init",
+        commands.init,
+        "Make an environment that reads the real Tushare (token from $TUSHARE_TOKEN).",
+        "tushare",
+    )
     init.add_argument("--first-session", required=True, help="YYYY-MM-DD, where history begins")
     init.add_argument("--notify", default="", help="command run with the message of a failed daily job")
-    init.add_argument("--retry-until", default="23:00", help="local hour after which incomplete tables fail the day")
+    init.add_argument(
+        "--retry-until", default="23:00", help="local hour after which incomplete tables fail the day"
+    )
 
-    backfill = add("backfill", commands.backfill, "Fetch what the lake lacks and rebuild panel, features and labels.")
+    backfill = add(
+        "backfill", commands.backfill, "Fetch what the lake lacks and rebuild panel, features and labels."
+    )
     backfill.add_argument("--first-month", help="YYYY-MM")
     backfill.add_argument("--last-month", help="YYYY-MM")
 
-    add("train", commands.train, "Folds, models, calibrators, policies, backtest and scorecard; resumes at split x member.")
+    add(
+        "train",
+        commands.train,
+        "Folds, models, calibrators, policies, backtest and scorecard; resumes at split x member.",
+    )
 
-    infer = add("infer", commands.infer, "The daily job for one session: fetch, refresh, infer. Exits 1 when it could not.")
+    infer = add(
+        "infer",
+        commands.infer,
+        "The daily job for one session: fetch, refresh, infer. Exits 1 when it could not.",
+    )
     infer.add_argument("--session", default="", help="YYYY-MM-DD; the latest open session when absent")
-    infer.add_argument("--wait", action="store_true", help="ask again while tables are incomplete, until the set hour")
+    infer.add_argument(
+        "--wait", action="store_true", help="ask again while tables are incomplete, until the set hour"
+    )
 
-    parity = add("parity", commands.parity, "Rebuild recorded sessions by the research path and compare bit for bit.")
+    parity = add(
+        "parity", commands.parity, "Rebuild recorded sessions by the research path and compare bit for bit."
+    )
     parity.add_argument("--session", default="", help="YYYY-MM-DD; every recorded session when absent")
 
     champion = add("champion", commands.champion, "Show, promote or roll back the champion.")
@@ -78,20 +134,27 @@ def build_parser() -> argparse.ArgumentParser:
     champion.add_argument("--to", default="", help="bundle hash (or its beginning) to roll back to")
     champion.add_argument("--why", default="", help="reason of a rollback, recorded")
 
-    report = add("report", commands.report, "Write the self-contained HTML report of the environment's last run.")
+    report = add(
+        "report", commands.report, "Write the self-contained HTML report of the environment's last run."
+    )
     report.add_argument("--output", default="", help="file to write (else report.html in the home)")
 
-    trace = add("trace", commands.trace, "From a number to its origin: the raw rows behind it, with their known_at.")
+    trace = add(
+        "trace", commands.trace, "From a number to its origin: the raw rows behind it, with their known_at."
+    )
     trace.add_argument("asset", help="panel, features, labels, predictions or inference")
     trace.add_argument("instrument")
     trace.add_argument("session", help="YYYY-MM-DD")
     trace.add_argument("column")
+    trace.add_argument("--rows", type=int, default=10, help="newest rows shown of each table; 0 shows all")
 
     why = add("why", commands.why, "Why a name was selected on a day, or which rule excluded it.")
     why.add_argument("code")
     why.add_argument("session", help="YYYY-MM-DD")
 
-    check = add("check", commands.check, "A factor author's loop: laws, look-back, coverage and IC of one feature.")
+    check = add(
+        "check", commands.check, "A factor author's loop: laws, look-back, coverage and IC of one feature."
+    )
     check.add_argument("what", choices=["feature"])
     check.add_argument("name")
 

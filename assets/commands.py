@@ -13,15 +13,21 @@ from datetime import date, datetime, timedelta
 from datetime import time as wall_time
 from pathlib import Path
 
+from assets.arguments import day as day_of
 from assets.console import Console
 from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
-from resources.environments import Environment, Settings, create_environment
+from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
 
 Command = Callable[[Path, argparse.Namespace], int | None]
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = PROJECT / "dagster_home" / "dagster.yaml"
-TINY_SIZES = {"folds.n_groups": 4, "execution.random_books": 40, "members.2.epochs": 1, "members.1.rounds": 30,
-              "promotion.bootstrap_samples": 300}
+TINY_SIZES = {
+    "folds.n_groups": 4,
+    "execution.random_books": 40,
+    "members.2.epochs": 1,
+    "members.1.rounds": 30,
+    "promotion.bootstrap_samples": 300,
+}
 
 
 @contextmanager
@@ -44,9 +50,13 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
         home = home if arguments.home else PROJECT / "dagster_home" / "imported"
     else:
         settings = _simulated_settings(arguments)
-        home = home if arguments.home or arguments.profile == "demo" else PROJECT / "dagster_home" / arguments.profile
+        home = (
+            home
+            if arguments.home or arguments.profile == "demo"
+            else PROJECT / "dagster_home" / arguments.profile
+        )
+    _clear(home)
     _use(home)
-    shutil.rmtree(home, ignore_errors=True)
     environment = create_environment(home, settings, TEMPLATE)
     live = _live_sessions(environment, arguments.live_sessions)
     console.say(f"home {home}; history to {live[0] - timedelta(days=1)}, then {len(live)} live sessions")
@@ -65,15 +75,38 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _clear(home: Path) -> None:
+    """Delete an earlier demo; never a folder that is something else."""
+    if not home.exists() or not any(home.iterdir()):
+        return
+    if not (home / SETTINGS_FILE).exists() or Environment(home).settings.source == "tushare":
+        raise BadInput(
+            "a demo begins in an empty folder, or replaces an earlier demo",
+            f"{home} holds something else",
+            "choose another home with --home",
+        )
+    shutil.rmtree(home)
+
+
 def _simulated_settings(arguments: argparse.Namespace) -> Settings:
     from resources.simulated import simulated_market
 
-    overrides = {k: v for k, v in (("signal", 0.0 if arguments.null else None), ("seed", arguments.seed)) if v is not None}
+    overrides = {
+        k: v
+        for k, v in (("signal", 0.0 if arguments.null else None), ("seed", arguments.seed))
+        if v is not None
+    }
     market = simulated_market(arguments.profile, overrides)
-    sessions = market.calendar.between(market.calendar.sessions[0], market.profile.last_session)[-market.profile.sessions:]
+    sessions = market.calendar.between(market.calendar.sessions[0], market.profile.last_session)[
+        -market.profile.sessions :
+    ]
     return Settings(
-        source="simulated", profile=arguments.profile, signal=overrides.get("signal"), seed=overrides.get("seed"),
-        first_session=sessions[0], last_session=sessions[-1],
+        source="simulated",
+        profile=arguments.profile,
+        signal=overrides.get("signal"),
+        seed=overrides.get("seed"),
+        first_session=sessions[0],
+        last_session=sessions[-1],
         overrides=TINY_SIZES if arguments.profile == "tiny" else {},
     )
 
@@ -105,10 +138,15 @@ def _calendar_before_ingestion(environment: Environment):  # type: ignore[no-unt
 
 def _live_sessions(environment: Environment, count: int) -> list[date]:
     settings, calendar = environment.settings, _calendar_before_ingestion(environment)
-    assert settings.first_session and settings.last_session
+    assert settings.first_session
+    assert settings.last_session
     sessions = calendar.between(settings.first_session, settings.last_session)
     if len(sessions) <= count + 100:
-        raise BadInput("history must outlast the live sessions by 100 sessions", f"{len(sessions)} sessions", "ask for fewer live sessions")
+        raise BadInput(
+            "history must outlast the live sessions by 100 sessions",
+            f"{len(sessions)} sessions",
+            "ask for fewer live sessions",
+        )
     return sessions[-count:] if count else []
 
 
@@ -128,7 +166,7 @@ def _say_absent(environment: Environment, console: Console) -> None:
 
 
 def _promote(runner, console: Console) -> bool:  # type: ignore[no-untyped-def]
-    runner.stages(["candidate"])
+    runner.judged("candidate")
     try:
         runner.stages(["champion"])
     except PromotionRefused as refused:
@@ -160,14 +198,30 @@ def _write_report(environment: Environment, target: Path, console: Console) -> N
 
 
 def report(home: Path, arguments: argparse.Namespace) -> int:
-    _write_report(Environment(home), Path(arguments.output) if arguments.output else home / "report.html", Console("report"))
+    _write_report(
+        Environment(home),
+        Path(arguments.output) if arguments.output else home / "report.html",
+        Console("report"),
+    )
     return 0
 
 
 def ui(home: Path, arguments: argparse.Namespace) -> int:
     """`dagster dev` on the environment: web server and daemon, bound to loopback."""
     Environment(home)
-    return subprocess.call(["dagster", "dev", "-w", str(PROJECT / "workspace.yaml"), "-h", arguments.host, "-p", str(arguments.port)], cwd=PROJECT)
+    return subprocess.call(
+        [
+            "dagster",
+            "dev",
+            "-w",
+            str(PROJECT / "workspace.yaml"),
+            "-h",
+            arguments.host,
+            "-p",
+            str(arguments.port),
+        ],
+        cwd=PROJECT,
+    )
 
 
 def import_folder(home: Path, arguments: argparse.Namespace) -> int:
@@ -190,8 +244,12 @@ def _utc():  # type: ignore[no-untyped-def]
 
 
 def init(home: Path, arguments: argparse.Namespace) -> int:
-    settings = Settings(source="tushare", first_session=date.fromisoformat(arguments.first_session), notify=arguments.notify,
-                        retry_until=wall_time.fromisoformat(arguments.retry_until))
+    settings = Settings(
+        source="tushare",
+        first_session=day_of(arguments.first_session),
+        notify=arguments.notify,
+        retry_until=wall_time.fromisoformat(arguments.retry_until),
+    )
     create_environment(home, settings, TEMPLATE)
     Console("init").say(f"home {home}; set TUSHARE_TOKEN, then `foldgate backfill --home {home}`")
     return 0
@@ -211,7 +269,7 @@ def train(home: Path, _: argparse.Namespace) -> int:
     console = Console("train")
     with _runner(Environment(home), console) as runner:
         runner.research()
-        runner.stages(["candidate"])
+        runner.judged("candidate")
     console.finish("judged; `foldgate champion promote` moves the pointer if every gate is green")
     return 0
 
@@ -228,7 +286,9 @@ def infer(home: Path, arguments: argparse.Namespace) -> int:
             try:
                 run_session(runner, session)
             except IncompleteTables as incomplete:
-                if arguments.wait and environment.clock.now() < deadline(environment, environment.study, session):
+                if arguments.wait and environment.clock.now() < deadline(
+                    environment, environment.study, session
+                ):
                     console.say(f"{incomplete.observed}; asking again in {RETRY_SECONDS} s")
                     time.sleep(RETRY_SECONDS)
                     continue
@@ -245,7 +305,7 @@ def infer(home: Path, arguments: argparse.Namespace) -> int:
 def _session_of(environment: Environment, text: str) -> date:
     """The session asked for, or the latest one whose decision time has passed."""
     if text:
-        return date.fromisoformat(text)
+        return day_of(text)
     from pipeline.stages.market import decision_time
 
     calendar, now = environment.calendar(), environment.clock.now()
@@ -264,10 +324,12 @@ def parity(home: Path, arguments: argparse.Namespace) -> int:
         raise BadInput("parity needs recorded sessions", 0, "run `foldgate infer` first")
     with _runner(environment, console) as runner:
         for session in wanted:
-            check_session(runner, date.fromisoformat(session))
+            check_session(runner, day_of(session))
     report = environment.artifacts.table(environment.study.name, "parity", "report", partitions=wanted)
     different = report.filter(~report["exact"])
-    console.finish(f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}")
+    console.finish(
+        f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}"
+    )
     return 0 if different.is_empty() else 1
 
 
@@ -277,7 +339,8 @@ def champion(home: Path, arguments: argparse.Namespace) -> int:
     champions = environment.champions(environment.study.name)
     if arguments.action == "show":
         for row in champions.history():
-            console.say(f"{row['number']:>4} {row['at'][:19]} {row['kind']:<12} {row['bundle'][:12]} {'; '.join(row['reasons'])[:160]}")
+            why = "; ".join(row["reasons"])[:160]
+            console.say(f"{row['number']:>4} {row['at'][:19]} {row['kind']:<12} {row['bundle'][:12]} {why}")
         serving = champions.current()
         console.finish(f"serving {serving['bundle'][:12]}" if serving else "no champion")
         return 0
@@ -294,13 +357,15 @@ def champion(home: Path, arguments: argparse.Namespace) -> int:
 def trace(home: Path, arguments: argparse.Namespace) -> int:
     from assets.tracing import trace_value
 
-    return trace_value(Environment(home), arguments.asset, arguments.instrument, date.fromisoformat(arguments.session), arguments.column)
+    return trace_value(
+        Environment(home), arguments.asset, arguments.instrument, arguments.session, arguments.column, arguments.rows
+    )
 
 
 def why(home: Path, arguments: argparse.Namespace) -> int:
-    from assets.tracing import explain
+    from assets.explaining import explain
 
-    return explain(Environment(home), arguments.code, date.fromisoformat(arguments.session))
+    return explain(Environment(home), arguments.code, arguments.session)
 
 
 def check(home: Path, arguments: argparse.Namespace) -> int:

@@ -1,18 +1,21 @@
-"""Lines for a person who waits: what is done, how long it took, how long in all."""
+"""What a person reads in a terminal: steps as they finish, aligned tables, short numbers."""
 
 from __future__ import annotations
 
+import math
 import time
+import unicodedata
+from collections.abc import Sequence
 
 
 class Console:
-    """Prints steps as they finish."""
+    """Prints steps as they finish: what is done, how long it took, how long in all."""
 
     def __init__(self, command: str) -> None:
         self.command, self.started = command, time.perf_counter()
 
     def step(self, name: str, seconds: float) -> None:
-        print(f"{self._elapsed()}  {seconds:6.1f} s  {name}", flush=True)
+        print(f"{self._elapsed()} {seconds:7.1f} s  {name}", flush=True)
 
     def say(self, text: str) -> None:
         print(f"{self._elapsed()}            {text}", flush=True)
@@ -23,3 +26,40 @@ class Console:
     def _elapsed(self) -> str:
         seconds = time.perf_counter() - self.started
         return f"[{int(seconds // 60):02d}:{seconds % 60:04.1f}]"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], indent: int = 2) -> None:
+    """Print aligned columns: the first to the left, numbers to the right."""
+    cells = [list(heads), *(list(row) for row in rows)]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(heads))]
+    right = [i > 0 and all(_numeric(row[i]) for row in cells[1:]) for i in range(len(heads))]
+    for row in cells:
+        padded = [" " * (width - _width(cell)) + cell if to_right else cell + " " * (width - _width(cell))
+                  for cell, width, to_right in zip(row, widths, right, strict=True)]  # fmt: skip
+        print((" " * indent + "  ".join(padded)).rstrip())
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; `-` for a missing value."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
+
+
+def percent(share: object) -> str:
+    """A share in per cent; `-` for a missing one."""
+    return f"{100 * share:.1f} %" if isinstance(share, (int, float)) and not math.isnan(share) else "-"
+
+
+def cell(value: object) -> str:
+    """Any stored value: enough digits to recognise it, `-` for null."""
+    return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _numeric(cell: str) -> bool:
+    return not cell.strip("-+.,%e 0123456789")
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal: Chinese names take two a character."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

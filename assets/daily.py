@@ -1,4 +1,4 @@
-"""One live session, end to end: fetch, refresh, infer, and check the session before. Used by the schedule and the CLI."""
+"""One live session, end to end: fetch, refresh, infer, check the one before. For the schedule and the CLI."""
 
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
@@ -26,8 +26,11 @@ def run_session(runner: Runner, session: date) -> None:
     gaps = incomplete_sessions(environment, study, session)
     missing = sorted(table for table, days in gaps.items() if days)
     if missing and environment.clock.now() < deadline(environment, study, session):
-        raise IncompleteTables("a session is scored on complete tables", f"{session}: {', '.join(missing)}",
-                               f"asked again until {environment.settings.retry_until:%H:%M}")
+        raise IncompleteTables(
+            "a session is scored on complete tables",
+            f"{session}: {', '.join(missing)}",
+            f"asked again until {environment.settings.retry_until:%H:%M}",
+        )
     runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
     runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
 
@@ -53,15 +56,21 @@ def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:
     @dg.op(name=f"{study.name}_session", tags={"dagster/concurrency_key": study.name})
     def session(context: dg.OpExecutionContext, environment: dg.ResourceParam[Environment]) -> None:
         day = date.fromisoformat(context.run.tags[SESSION_TAG])
-        runner = Runner(environment, context.instance, build, lambda step, took: context.log.info(f"{step}: {took:.1f} s"))
+        runner = Runner(
+            environment, context.instance, build, lambda step, took: context.log.info(f"{step}: {took:.1f} s")
+        )
         try:
             run_session(runner, day)
         except IncompleteTables as incomplete:
             if environment.clock.now() < deadline(environment, study, day):
-                raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS) from incomplete
+                raise dg.RetryRequested(
+                    max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS
+                ) from incomplete
             raise
 
-    @dg.job(name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session.")
+    @dg.job(
+        name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session."
+    )
     def daily() -> None:
         session()
 

@@ -15,7 +15,9 @@ def build_features(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [months_of(stage_key(study, "panel"), before=4)]
 
     @dg.asset(**described(FEATURES, study, partitions, deps, {"numba"}))
-    def features(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def features(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, FEATURES, study)
 
     return features

@@ -15,7 +15,9 @@ def build_folds(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [*(every_partition_of(stage_key(study, name)) for name in FOLDS.reads)]
 
     @dg.asset(**described(FOLDS, study, partitions, deps, {"numba"}))
-    def folds(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def folds(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, FOLDS, study)
 
     return folds

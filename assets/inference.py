@@ -15,7 +15,9 @@ def build_inference(study: Study, partitions: Partitions) -> dg.AssetsDefinition
     deps = [*(every_partition_of(stage_key(study, name)) for name in ("panel", "features"))]
 
     @dg.asset(**described(INFERENCE, study, partitions, deps, {"onnx"}))
-    def inference(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def inference(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, INFERENCE, study)
 
     return inference

@@ -9,26 +9,56 @@ from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
 
 MARKET_STAGES = ("panel", "features", "labels")
-RESEARCH_STAGES = ("folds", "models", "calibrators", "positions", "predictions", "backtest", "scorecard", "candidate", "champion")
+RESEARCH_STAGES = (
+    "folds",
+    "models",
+    "calibrators",
+    "positions",
+    "predictions",
+    "backtest",
+    "scorecard",
+    "candidate",
+    "champion",
+)
 LIVE_STAGES = ("panel", "features")
 
 
-def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
+def build_jobs(
+    study: Study, tables: list[TableSpec]
+) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
     """Refresh of the snapshots, monthly ingestion, the market stages of a month, and one session's inference."""
     snapshots = [table_key(t.vendor, t.name) for t in tables if t.layout == "snapshot"]
     monthly = [table_key(t.vendor, t.name) for t in tables if t.layout == "session"]
     select = dg.AssetSelection.assets
     return [
-        dg.define_asset_job(f"{study.market.vendor}_snapshots", select(*snapshots),
-                            description="Tables that the vendor ships whole."),
-        dg.define_asset_job(f"{study.market.vendor}_month", select(*monthly),
-                            description="Tables that grow by session, for one month or a range."),
-        dg.define_asset_job(f"{study.market.vendor}_manifest", select(manifest_key(study.market.vendor)),
-                            description="Publish what the lake now holds."),
-        dg.define_asset_job(f"{study.name}_market", select(*(stage_key(study, s) for s in MARKET_STAGES)),
-                            description="Panel, features and labels, for one month or a range."),
-        dg.define_asset_job(f"{study.name}_inference", select(stage_key(study, "inference")),
-                            description="Scores, selections and records of one session."),
-        dg.define_asset_job(f"{study.name}_parity", select(stage_key(study, "parity")),
-                            description="One recorded session against the research path."),
+        dg.define_asset_job(
+            f"{study.market.vendor}_snapshots",
+            select(*snapshots),
+            description="Tables that the vendor ships whole.",
+        ),
+        dg.define_asset_job(
+            f"{study.market.vendor}_month",
+            select(*monthly),
+            description="Tables that grow by session, for one month or a range.",
+        ),
+        dg.define_asset_job(
+            f"{study.market.vendor}_manifest",
+            select(manifest_key(study.market.vendor)),
+            description="Publish what the lake now holds.",
+        ),
+        dg.define_asset_job(
+            f"{study.name}_market",
+            select(*(stage_key(study, s) for s in MARKET_STAGES)),
+            description="Panel, features and labels, for one month or a range.",
+        ),
+        dg.define_asset_job(
+            f"{study.name}_inference",
+            select(stage_key(study, "inference")),
+            description="Scores, selections and records of one session.",
+        ),
+        dg.define_asset_job(
+            f"{study.name}_parity",
+            select(stage_key(study, "parity")),
+            description="One recorded session against the research path.",
+        ),
     ]

@@ -15,7 +15,9 @@ def build_labels(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [months_of(stage_key(study, "panel"), after=1)]
 
     @dg.asset(**described(LABELS, study, partitions, deps, {"numba"}))
-    def labels(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def labels(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, LABELS, study)
 
     return labels

@@ -15,7 +15,9 @@ def build_models(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [stage_key(study, "folds")]
 
     @dg.asset(**described(MODELS, study, partitions, deps, {"lightgbm", "torch", "onnx"}))
-    def models(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def models(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, MODELS, study)
 
     return models

@@ -15,7 +15,9 @@ def build_panel(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [manifest_key(study.market.vendor)]
 
     @dg.asset(**described(PANEL, study, partitions, deps, {"polars"}))
-    def panel(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def panel(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, PANEL, study)
 
     return panel

@@ -15,7 +15,9 @@ def build_parity(study: Study, partitions: Partitions) -> dg.AssetsDefinition:
     deps = [stage_key(study, "inference")]
 
     @dg.asset(**described(PARITY, study, partitions, deps, {"polars"}))
-    def parity(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def parity(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, PARITY, study)
 
     return parity

@@ -24,17 +24,26 @@ def month_partitions(stretch: Stretch, zone: str) -> dg.TimeWindowPartitionsDefi
     first = stretch.first.replace(day=1)
     end = (stretch.last.replace(day=1) + timedelta(days=32)).replace(day=1) if stretch.last else None
     return dg.TimeWindowPartitionsDefinition(
-        cron_schedule="0 0 1 * *", start=f"{first:%Y-%m}", end=f"{end:%Y-%m}" if end else None,
-        fmt="%Y-%m", timezone=zone, end_offset=0 if end else 1,
+        cron_schedule="0 0 1 * *",
+        start=f"{first:%Y-%m}",
+        end=f"{end:%Y-%m}" if end else None,
+        fmt="%Y-%m",
+        timezone=zone,
+        end_offset=0 if end else 1,
     )
 
 
-def session_partitions(stretch: Stretch, zone: str, holidays: list[date]) -> dg.TimeWindowPartitionsDefinition:
+def session_partitions(
+    stretch: Stretch, zone: str, holidays: list[date]
+) -> dg.TimeWindowPartitionsDefinition:
     """Open sessions: weekdays less the calendar's holidays. Exclusions are instants, Dagster refuses strings."""
     return dg.TimeWindowPartitionsDefinition(
-        cron_schedule="0 0 * * 1-5", start=stretch.first.isoformat(),
+        cron_schedule="0 0 * * 1-5",
+        start=stretch.first.isoformat(),
         end=(stretch.last + timedelta(days=1)).isoformat() if stretch.last else None,
-        fmt="%Y-%m-%d", timezone=zone, end_offset=0 if stretch.last else 1,
+        fmt="%Y-%m-%d",
+        timezone=zone,
+        end_offset=0 if stretch.last else 1,
         exclusions=[datetime.combine(day, time()) for day in holidays] or None,
     )
 

@@ -15,7 +15,9 @@ def build_positions(study: Study, partitions: Partitions) -> dg.AssetsDefinition
     deps = [stage_key(study, "calibrators"), members_of_split(stage_key(study, "models"))]
 
     @dg.asset(**described(POSITIONS, study, partitions, deps, {"numba"}))
-    def positions(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def positions(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, POSITIONS, study)
 
     return positions

@@ -15,7 +15,9 @@ def build_predictions(study: Study, partitions: Partitions) -> dg.AssetsDefiniti
     deps = [*(every_partition_of(stage_key(study, name)) for name in ("models", "calibrators"))]
 
     @dg.asset(**described(PREDICTIONS, study, partitions, deps, {"polars"}))
-    def predictions(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def predictions(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, PREDICTIONS, study)
 
     return predictions

@@ -13,10 +13,26 @@ from pipeline.reports import figures
 from pipeline.reports.html import Section, page
 from resources.environments import Environment
 
-HEADLINES = ("final_nav_gross", "final_nav_net", "annualised_return_gross", "annualised_return_net", "sharpe_gross",
-             "sharpe_net", "max_drawdown_gross", "max_drawdown_net", "positive_days_net", "entry_block_rate", "exit_block_rate",
-             "delayed_exit_sessions", "instruments", "turnover", "break_even_round_trip_bps", "placed_share", "full_capacity_cny",
-             "curve_sessions")
+HEADLINES = (
+    "final_nav_gross",
+    "final_nav_net",
+    "annualised_return_gross",
+    "annualised_return_net",
+    "sharpe_gross",
+    "sharpe_net",
+    "max_drawdown_gross",
+    "max_drawdown_net",
+    "positive_days_net",
+    "entry_block_rate",
+    "exit_block_rate",
+    "delayed_exit_sessions",
+    "instruments",
+    "turnover",
+    "break_even_round_trip_bps",
+    "placed_share",
+    "full_capacity_cny",
+    "curve_sessions",
+)
 
 
 class _Stored:
@@ -40,10 +56,18 @@ def write_report(environment: Environment, target: Path) -> None:
     sections = [section for build in SECTIONS if (section := build(stored)) is not None]
     promoted, verdict = _outcome(environment)
     settings = environment.settings
-    origin = {"simulated": f"simulated market, profile {settings.profile}", "imported": f"tables of {Path(settings.folder).name}",
-              "tushare": "Tushare"}[settings.source]
-    text = page(environment.study.title, f"{environment.study.name}; {origin}; as of {environment.clock.now():%Y-%m-%d %H:%M} UTC",
-                promoted, verdict, sections)
+    origin = {
+        "simulated": f"simulated market, profile {settings.profile}",
+        "imported": f"tables of {Path(settings.folder).name}",
+        "tushare": "Tushare",
+    }[settings.source]
+    text = page(
+        environment.study.title,
+        f"{environment.study.name}; {origin}; as of {environment.clock.now():%Y-%m-%d %H:%M} UTC",
+        promoted,
+        verdict,
+        sections,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -58,16 +82,28 @@ def _outcome(environment: Environment) -> tuple[bool, str]:
         return False, str(broken)
     if history and history[-1]["kind"] == "refused":
         return False, "Promotion refused: " + "; ".join(history[-1]["reasons"])
-    return (True, f"Champion {serving['bundle'][:12]} serves since {serving['at'][:10]}.") if serving else (False, "Nothing was promoted yet.")
+    return (
+        (True, f"Champion {serving['bundle'][:12]} serves since {serving['at'][:10]}.")
+        if serving
+        else (False, "Nothing was promoted yet.")
+    )
 
 
 def _gates(stored: _Stored) -> Section | None:
-    parts = [table for stage in ("scorecard", "candidate") if (table := stored.table(stage, "verdicts")) is not None]
+    parts = [
+        table
+        for stage in ("scorecard", "candidate")
+        if (table := stored.table(stage, "verdicts")) is not None
+    ]
     if not parts:
         return None
     verdicts = pl.concat(parts).select("gate", "status", "value", "low", "high", "bound", "rule", "detail")
-    return Section("Gates", "The scorecard judges the recipe on pinned history, not the refitted weights; the candidate's own gates judge those.",
-                   tables={"verdicts": verdicts})
+    return Section(
+        "Gates",
+        "The scorecard judges the recipe on pinned history, not the refitted weights; "
+        "the candidate's own gates judge those.",
+        tables={"verdicts": verdicts},
+    )
 
 
 def _equity(stored: _Stored) -> Section | None:
@@ -77,10 +113,18 @@ def _equity(stored: _Stored) -> Section | None:
     shown = metrics.filter(pl.col("name").is_in(HEADLINES) & ~pl.col("book").str.starts_with("random_"))
     wide = shown.pivot(on="book", index="name", values="value", sort_columns=True)
     order = pl.DataFrame({"name": HEADLINES})
-    return Section("Equity", "Every CPCV path is one full-length out-of-sample series. Net of 12.6 bp on buys and 17.6 bp on sells unless the study says otherwise; "
-                   "the band is random books of the same protocol and costs.",
-                   pictures={"NAV, log scale": figures.equity_figure(equity), "drawdown, net": figures.drawdown_figure(equity)},
-                   tables={"by book": order.join(wide, on="name", how="inner", maintain_order="left")})
+    costs = stored.study.execution
+    return Section(
+        "Equity",
+        "Every CPCV path is one full-length out-of-sample series. "
+        f"Net of {costs.buy_cost_bps} bp on buys and {costs.sell_cost_bps} bp on sells; "
+        "the band is random books of the same protocol and costs.",
+        pictures={
+            "NAV, log scale": figures.equity_figure(equity),
+            "drawdown, net": figures.drawdown_figure(equity),
+        },
+        tables={"by book": order.join(wide, on="name", how="inner", maintain_order="left")},
+    )
 
 
 def _ic(stored: _Stored) -> Section | None:
@@ -88,27 +132,60 @@ def _ic(stored: _Stored) -> Section | None:
     if ic is None:
         return None
     value = pl.col("rank_ic")
-    table = ic.group_by("path").agg(sessions=value.count(), mean=value.mean(), icir=value.mean() / value.std(), positive=(value > 0).mean()).sort("path")
-    return Section("Rank IC", "Spearman correlation of the score with the executable return, session by session.",
-                   pictures={"rank IC over time": figures.ic_figure(ic)}, tables={"by path": table})
+    table = (
+        ic.group_by("path")
+        .agg(
+            sessions=value.count(),
+            mean=value.mean(),
+            icir=value.mean() / value.std(),
+            positive=(value > 0).mean(),
+        )
+        .sort("path")
+    )
+    return Section(
+        "Rank IC",
+        "Spearman correlation of the score with the executable return, session by session.",
+        pictures={"rank IC over time": figures.ic_figure(ic)},
+        tables={"by path": table},
+    )
 
 
 def _calibration(stored: _Stored) -> Section | None:
     table = stored.table("calibrators", "reliability")
     if table is None:
         return None
-    scores = table.group_by("member", "head", "stage").agg(pl.col("brier").mean(), pl.col("ece").mean(), rows=pl.col("rows").sum()).sort("member", "head", "stage", descending=[False, False, True])
-    pooled = table.group_by("member", "head", "stage", "bin").agg(
-        mean_pred=(pl.col("mean_pred") * pl.col("rows")).sum() / pl.col("rows").sum(), rate=(pl.col("rate") * pl.col("rows")).sum() / pl.col("rows").sum(),
-    ).sort("member", "head", "bin")
-    return Section("Calibration", "Reliability on the tune groups, all splits pooled by bin.", pictures={"observed rate against prediction": figures.reliability_figure(pooled)},
-                   tables={"Brier score and calibration error": scores})
+    scores = (
+        table.group_by("member", "head", "stage")
+        .agg(pl.col("brier").mean(), pl.col("ece").mean(), rows=pl.col("rows").sum())
+        .sort("member", "head", "stage", descending=[False, False, True])
+    )
+    pooled = (
+        table.group_by("member", "head", "stage", "bin")
+        .agg(
+            mean_pred=(pl.col("mean_pred") * pl.col("rows")).sum() / pl.col("rows").sum(),
+            rate=(pl.col("rate") * pl.col("rows")).sum() / pl.col("rows").sum(),
+        )
+        .sort("member", "head", "bin")
+    )
+    return Section(
+        "Calibration",
+        "Reliability on the tune groups, all splits pooled by bin.",
+        pictures={"observed rate against prediction": figures.reliability_figure(pooled)},
+        tables={"Brier score and calibration error": scores},
+    )
 
 
 def _blocks(stored: _Stored) -> Section | None:
     metrics = stored.table("backtest", "metrics")
-    return None if metrics is None else Section("Blocked entries and exits", "Orders that the market would not have filled, and exits that had to be carried.",
-                                                pictures={"block rates": figures.blocks_figure(metrics)})
+    return (
+        None
+        if metrics is None
+        else Section(
+            "Blocked entries and exits",
+            "Orders that the market would not have filled, and exits that had to be carried.",
+            pictures={"block rates": figures.blocks_figure(metrics)},
+        )
+    )
 
 
 def _profile(stored: _Stored) -> Section | None:
@@ -116,10 +193,15 @@ def _profile(stored: _Stored) -> Section | None:
     if profile is None:
         return None
     mine = profile.filter(pl.col("book") == "path_00")
-    shares = mine.filter(pl.col("section").is_in(["cap_bucket", "board", "industry"])).select("section", "name", share_pct=100 * pl.col("value"))
+    shares = mine.filter(pl.col("section").is_in(["cap_bucket", "board", "industry"])).select(
+        "section", "name", share_pct=100 * pl.col("value")
+    )
     sizes = mine.filter(pl.col("section") == "market_cap_cny").select("name", "value")
-    return Section("Selected stocks", "Stock-days of the first path: market-cap buckets by percentile, boards, largest industries.",
-                   tables={"share of stock-days": shares, "market cap, CNY": sizes})
+    return Section(
+        "Selected stocks",
+        "Stock-days of the first path: market-cap buckets by percentile, boards, largest industries.",
+        tables={"share of stock-days": shares, "market cap, CNY": sizes},
+    )
 
 
 def _exclusions(stored: _Stored) -> Section | None:
@@ -129,42 +211,95 @@ def _exclusions(stored: _Stored) -> Section | None:
     quarantine = stored.table("panel", "quarantine")
     tables = {"rows by reason": rows.group_by("reason").len("rows").sort("rows", descending=True)}
     if quarantine is not None and len(quarantine):
-        tables["quarantine by rule"] = quarantine.group_by("table", "rule").len("rows").sort("rows", descending=True)
-    return Section("Exclusions", "Every exclusion is a row with its reason; a name can have several.", pictures={"names per session": figures.exclusions_figure(summary)}, tables=tables)
+        tables["quarantine by rule"] = (
+            quarantine.group_by("table", "rule").len("rows").sort("rows", descending=True)
+        )
+    return Section(
+        "Exclusions",
+        "Every exclusion is a row with its reason; a name can have several.",
+        pictures={"names per session": figures.exclusions_figure(summary)},
+        tables=tables,
+    )
 
 
 def _folds(stored: _Stored) -> Section | None:
     sessions, certificate = stored.table("folds", "split_sessions"), stored.table("folds", "certificate")
     if sessions is None or certificate is None:
         return None
-    return Section("Folds", "The certificate recounts overlaps by another algorithm than the purge.", pictures={"roles": figures.folds_figure(sessions)}, tables={"certificate": certificate})
+    return Section(
+        "Folds",
+        "The certificate recounts overlaps by another algorithm than the purge.",
+        pictures={"roles": figures.folds_figure(sessions)},
+        tables={"certificate": certificate},
+    )
 
 
 def _live(stored: _Stored) -> Section | None:
     orders, parity = stored.table("inference", "orders"), stored.table("parity", "report")
     if orders is None:
         return None
-    last = orders.filter(pl.col("session") == orders["session"].max()).select("session", "rank", "code", "score", "board", "industry")
+    last = orders.filter(pl.col("session") == orders["session"].max()).select(
+        "session", "rank", "code", "score", "board", "industry"
+    )
     tables: dict[str, pl.DataFrame] = {"latest selection": last}
     if parity is not None:
-        tables["parity by session"] = parity.group_by("session").agg(exact=pl.col("exact").all(), rows=pl.col("rows").sum(), different=pl.col("different").sum()).sort("session")
-    return Section("Live sessions", "Each session was inferred with what was known at its decision time and rebuilt later by the research path.", tables=tables)
+        tables["parity by session"] = (
+            parity.group_by("session")
+            .agg(exact=pl.col("exact").all(), rows=pl.col("rows").sum(), different=pl.col("different").sum())
+            .sort("session")
+        )
+    return Section(
+        "Live sessions",
+        "Each session was inferred with what was known at its decision time and rebuilt later by the research path.",
+        tables=tables,
+    )
 
 
 def _lineage(stored: _Stored) -> Section | None:
     rows: list[dict[str, Any]] = []
-    for stage in ("panel", "features", "labels", "folds", "models", "calibrators", "positions", "predictions", "backtest", "scorecard", "candidate", "champion"):
+    for stage in (
+        "panel",
+        "features",
+        "labels",
+        "folds",
+        "models",
+        "calibrators",
+        "positions",
+        "predictions",
+        "backtest",
+        "scorecard",
+        "candidate",
+        "champion",
+    ):
         hashes = stored.hashes(stage)
         if hashes:
-            rows.append({"stage": stage, "partitions": len(hashes), "newest": max(hashes), "hash": hashes[max(hashes)]})
+            rows.append(
+                {
+                    "stage": stage,
+                    "partitions": len(hashes),
+                    "newest": max(hashes),
+                    "hash": hashes[max(hashes)],
+                }
+            )
     lake = stored.environment.lake
     words = f"Lake commit {lake.head()}, manifest {lake.manifest_hash()}."
-    absent = [f"{use.table} (loses {use.loses})" for use in stored.study.tables if use.table not in lake.tables()]
+    absent = [
+        f"{use.table} (loses {use.loses})" for use in stored.study.tables if use.table not in lake.tables()
+    ]
     if absent:
         words += " Absent tables: " + "; ".join(absent) + "."
     return Section("Lineage", words, tables={"content hashes": pl.DataFrame(rows)} if rows else {})
 
 
 SECTIONS: tuple[Callable[[_Stored], Section | None], ...] = (
-    _gates, _equity, _ic, _calibration, _blocks, _profile, _live, _exclusions, _folds, _lineage,
+    _gates,
+    _equity,
+    _ic,
+    _calibration,
+    _blocks,
+    _profile,
+    _live,
+    _exclusions,
+    _folds,
+    _lineage,
 )

@@ -13,12 +13,15 @@ def build_schedules(study: Study) -> list[dg.ScheduleDefinition]:
     at = market.decision_time
 
     @dg.schedule(
-        name=f"{study.name}_daily", job_name=f"{study.name}_daily",
-        cron_schedule=f"{at.minute} {at.hour} * * 1-5", execution_timezone=market.zone,
+        name=f"{study.name}_daily",
+        job_name=f"{study.name}_daily",
+        cron_schedule=f"{at.minute} {at.hour} * * 1-5",
+        execution_timezone=market.zone,
         description="On open sessions: fetch, refresh, infer. Skips days off the calendar.",
     )
-    def daily(context: dg.ScheduleEvaluationContext,
-              environment: dg.ResourceParam[Environment]) -> dg.RunRequest | dg.SkipReason:
+    def daily(
+        context: dg.ScheduleEvaluationContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.RunRequest | dg.SkipReason:
         day = context.scheduled_execution_time.date()
         if day not in environment.calendar():
             return dg.SkipReason(f"{day} is no open session of {market.exchange}")

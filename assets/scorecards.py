@@ -15,7 +15,9 @@ def build_scorecard(study: Study, partitions: Partitions) -> dg.AssetsDefinition
     deps = [*(stage_key(study, name) for name in ("folds", "predictions", "backtest"))]
 
     @dg.asset(**described(SCORECARD, study, partitions, deps, {"polars"}))
-    def scorecard(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def scorecard(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         return run_stage(context, environment, SCORECARD, study)
 
     return scorecard

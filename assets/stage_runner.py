@@ -31,8 +31,15 @@ from resources.freshness import incomplete_sessions
 class StageReader:
     """Reads for one stage and notes every version it handed out as lineage."""
 
-    def __init__(self, environment: Environment, study: Study, stage: Stage, shared: dict[str, Any],
-                 workdir: Path, log: Callable[[str, float], None]) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        study: Study,
+        stage: Stage,
+        shared: dict[str, Any],
+        workdir: Path,
+        log: Callable[[str, float], None],
+    ) -> None:
         self._environment, self._study, self._stage = environment, study, stage
         self._shared, self._log = shared, log
         self.workdir = workdir
@@ -60,32 +67,52 @@ class StageReader:
     def versions(self, stage: str) -> dict[str, str]:
         return {partition: version.hash for partition, version in self._versions(stage).items()}
 
-    def raw(self, table: str, *, start: date | None = None, end: date | None = None,
-            known_after: datetime | None = None, known_until: datetime | None = None) -> pl.DataFrame | None:
+    def raw(
+        self,
+        table: str,
+        *,
+        start: date | None = None,
+        end: date | None = None,
+        known_after: datetime | None = None,
+        known_until: datetime | None = None,
+    ) -> pl.DataFrame | None:
         lake = self._environment.lake
         if table not in lake.tables():
             return None
         self.lineage["lake"] = self.once("lake manifest", lake.manifest_hash)
         return lake.scan(table, start=start, end=end, known_after=known_after, known_until=known_until)
 
-    def table(self, stage: str, name: str, *, partitions: Sequence[str] | None = None,
-              columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def table(
+        self,
+        stage: str,
+        name: str,
+        *,
+        partitions: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
         versions = self._versions(stage)
         wanted = {p: v.hash for p, v in versions.items() if partitions is None or p in partitions}
         self.lineage |= {f"{stage}/{p}" if p else stage: digest for p, digest in wanted.items()}
         return self._environment.artifacts.table(
-            self._study.name, stage, name, partitions=list(wanted), pinned=wanted, columns=columns)
+            self._study.name, stage, name, partitions=list(wanted), pinned=wanted, columns=columns
+        )
 
     def file(self, stage: str, name: str, partition: str = "") -> bytes:
         version = self._versions(stage)[partition]
         self.lineage[f"{stage}/{partition}" if partition else stage] = version.hash
-        return self._environment.artifacts.file(self._study.name, stage, name, partition=partition, pinned=version.hash)
+        return self._environment.artifacts.file(
+            self._study.name, stage, name, partition=partition, pinned=version.hash
+        )
 
     @cached_property
     def stores(self) -> Stores:
         name, environment = self._study.name, self._environment
-        return Stores(environment.ledger(name), environment.champions(name), environment.bundles(name),
-                      environment.records(name))
+        return Stores(
+            environment.ledger(name),
+            environment.champions(name),
+            environment.bundles(name),
+            environment.records(name),
+        )
 
     @property
     def now(self) -> datetime:
@@ -132,8 +159,9 @@ def partition_names(context: dg.AssetExecutionContext) -> list[str]:
     return names
 
 
-def run_stage(context: dg.AssetExecutionContext, environment: Environment, stage: Stage,
-              study: Study) -> dg.MaterializeResult:
+def run_stage(
+    context: dg.AssetExecutionContext, environment: Environment, stage: Stage, study: Study
+) -> dg.MaterializeResult:
     """Run a stage over the partitions of this run, one by one, writing each as soon as it is done."""
     partitions, shared = partition_names(context), dict[str, Any]()
     versions, last, started = [], StageResult(), time.perf_counter()
@@ -150,18 +178,27 @@ def run_stage(context: dg.AssetExecutionContext, environment: Environment, stage
         **versions[-1].metadata,
     }
     return dg.MaterializeResult(
-        asset_key=stage_key(study, stage), data_version=dg.DataVersion(digest[:16]),
+        asset_key=stage_key(study, stage),
+        data_version=dg.DataVersion(digest[:16]),
         metadata={name: _shown(value) for name, value in described.items()} | _pictures(last.figures),
     )
 
 
-def run_partition(environment: Environment, stage: Stage, study: Study, partition: str, shared: dict[str, Any],
-                  log: Callable[[str, float], None]) -> tuple[Version, StageResult | None]:
+def run_partition(
+    environment: Environment,
+    stage: Stage,
+    study: Study,
+    partition: str,
+    shared: dict[str, Any],
+    log: Callable[[str, float], None],
+) -> tuple[Version, StageResult | None]:
     """One partition: skip it if nothing it depends on changed, else compute, append trials, write."""
     with _workdir(environment, study, stage, partition) as workdir:
         reader = StageReader(environment, study, stage, shared, workdir, log)
         code = stage.code_version(study)
-        inputs = hash_json([code, {name: reader.versions(name) for name in stage.reads}]) if stage.resumes else ""
+        inputs = (
+            hash_json([code, {name: reader.versions(name) for name in stage.reads}]) if stage.resumes else ""
+        )
         existing = environment.artifacts.current(study.name, stage.name).get(partition)
         if inputs and existing and existing.lineage.get("inputs") == inputs:
             log("unchanged, kept", 1.0)
@@ -170,7 +207,12 @@ def run_partition(environment: Environment, stage: Stage, study: Study, partitio
         if result.trials:
             environment.ledger(study.name).append(result.trials)
         version = environment.artifacts.write(
-            study.name, stage.name, partition, result.tables, result.files, keys=result.keys,
+            study.name,
+            stage.name,
+            partition,
+            result.tables,
+            result.files,
+            keys=result.keys,
             lineage={"code": code, "inputs": inputs, "read": dict(sorted(reader.lineage.items()))},
             metadata=result.metadata,
         )
@@ -191,8 +233,9 @@ def _workdir(environment: Environment, study: Study, stage: Stage, partition: st
     yield folder
 
 
-def _progress(context: dg.AssetExecutionContext, stage: Stage, partition: str, i: int,
-              n: int) -> Callable[[str, float], None]:
+def _progress(
+    context: dg.AssetExecutionContext, stage: Stage, partition: str, i: int, n: int
+) -> Callable[[str, float], None]:
     """Log lines `models cpcv_03|linear (4/45): epoch 2, 67%`."""
     place = f"{stage.name} {partition}".strip() + (f" ({i + 1}/{n})" if n > 1 else "")
 
@@ -216,8 +259,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _pictures(figures: Mapping[str, bytes]) -> dict[str, dg.MarkdownMetadataValue]:
+def _pictures(figures: Mapping[str, Callable[[], bytes]]) -> dict[str, dg.MarkdownMetadataValue]:
     return {
-        title: dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
-        for title, png in figures.items()
+        title: dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(draw()).decode()})")
+        for title, draw in figures.items()
     }

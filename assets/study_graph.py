@@ -24,8 +24,20 @@ from assets.scorecards import build_scorecard
 from pipeline.study import Study
 
 BUILDERS: tuple[Callable[[Study, Partitions], dg.AssetsDefinition], ...] = (
-    build_panel, build_features, build_labels, build_folds, build_models, build_calibrators, build_positions,
-    build_predictions, build_backtest, build_scorecard, build_candidate, build_champion, build_inference, build_parity,
+    build_panel,
+    build_features,
+    build_labels,
+    build_folds,
+    build_models,
+    build_calibrators,
+    build_positions,
+    build_predictions,
+    build_backtest,
+    build_scorecard,
+    build_candidate,
+    build_champion,
+    build_inference,
+    build_parity,
 )
 
 

@@ -20,15 +20,22 @@ def build_vendor_table(study: Study, spec: TableSpec, partitions: Partitions) ->
     upstream = [name for name in ("trade_cal", "stock_basic") if monthly and name in study.table_names]
 
     @dg.asset(
-        key=table_key(spec.vendor, spec.name), group_name=spec.vendor, kinds={"parquet"},
+        key=table_key(spec.vendor, spec.name),
+        group_name=spec.vendor,
+        kinds={"parquet"},
         partitions_def=partitions.of("month" if monthly else "whole", study),
         backfill_policy=dg.BackfillPolicy.single_run() if monthly else None,
-        deps=[table_key(spec.vendor, name) for name in upstream], description=spec.summary,
+        deps=[table_key(spec.vendor, name) for name in upstream],
+        description=spec.summary,
     )
-    def table(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
+    def table(
+        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
+    ) -> dg.MaterializeResult:
         months = list(context.partition_keys) if monthly else []
         sessions = [day for month in months for day in sessions_of(environment.calendar(), month)]
-        report = ingest(environment, study, spec, sessions, lambda text, done: context.log.info(f"{text}, {done:.0%}"))
+        report = ingest(
+            environment, study, spec, sessions, lambda text, done: context.log.info(f"{text}, {done:.0%}")
+        )
         for note in report.notes:
             context.log.warning(f"{spec.name}: {note}")
         shown = {**asdict(report), "incomplete": [day.isoformat() for day in report.incomplete[:20]]}
@@ -40,25 +47,41 @@ def build_vendor_table(study: Study, spec: TableSpec, partitions: Partitions) ->
 def build_manifest(study: Study, tables: list[TableSpec]) -> dg.AssetsDefinition:
     """The lake's manifest. Unpartitioned, because Dagster's own provenance loses partitions."""
     deps = [
-        dg.AssetDep(table_key(spec.vendor, spec.name),
-                    partition_mapping=dg.AllPartitionMapping() if spec.layout == "session" else None)
+        dg.AssetDep(
+            table_key(spec.vendor, spec.name),
+            partition_mapping=dg.AllPartitionMapping() if spec.layout == "session" else None,
+        )
         for spec in tables
     ]
 
-    @dg.asset(key=manifest_key(study.market.vendor), group_name=study.market.vendor, deps=deps, kinds={"json"},
-              description="What the lake holds: rows, sessions and completeness of every table.")
+    @dg.asset(
+        key=manifest_key(study.market.vendor),
+        group_name=study.market.vendor,
+        deps=deps,
+        kinds={"json"},
+        description="What the lake holds: rows, sessions and completeness of every table.",
+    )
     def manifest(environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
         content = environment.lake.manifest()
         rows = [
-            {"table": name, "rows": entry.rows, "sessions": len(entry.sessions), "first": entry.first_session, "last": entry.last_session}
+            {
+                "table": name,
+                "rows": entry.rows,
+                "sessions": len(entry.sessions),
+                "first": entry.first_session,
+                "last": entry.last_session,
+            }
             for name, entry in sorted(content.tables.items())
         ]
         header = "| table | rows | sessions | first | last |\n|---|---|---|---|---|\n"
         body = "\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(environment.lake.manifest_hash()[:16]),
-            metadata={"commit": environment.lake.head(), "rows": int(pl.Series([r["rows"] for r in rows]).sum() or 0),
-                      "tables": dg.MetadataValue.md(header + body)},
+            metadata={
+                "commit": environment.lake.head(),
+                "rows": int(pl.Series([r["rows"] for r in rows]).sum() or 0),
+                "tables": dg.MetadataValue.md(header + body),
+            },
         )
 
     return manifest

@@ -98,8 +98,11 @@ class Environment:
         self.home = home
         path = home / SETTINGS_FILE
         if not path.exists():
-            raise BadInput("an environment's home holds settings.json", str(home),
-                           "make one with `foldgate demo`, `foldgate import` or `foldgate init`")
+            raise BadInput(
+                "an environment's home holds settings.json",
+                str(home),
+                "make one with `foldgate demo`, `foldgate import` or `foldgate init`",
+            )
         self.settings = Settings.model_validate(json.loads(path.read_text()))
 
     @cached_property
@@ -142,7 +145,9 @@ class Environment:
         """The simulated market behind this environment."""
         from resources.simulated import simulated_market
 
-        overrides = {k: v for k, v in (("signal", self.settings.signal), ("seed", self.settings.seed)) if v is not None}
+        overrides = {
+            k: v for k, v in (("signal", self.settings.signal), ("seed", self.settings.seed)) if v is not None
+        }
         return simulated_market(self.settings.profile, overrides)
 
     @cached_property
@@ -183,15 +188,26 @@ class Environment:
             return TushareSource(TushareClient(SIMULATED_TOKEN, transport=vendor, clock=self.clock))
         token = os.environ.get(TOKEN_VARIABLE, "")
         if not token:
-            raise TokenRejected(f"the variable {TOKEN_VARIABLE} must hold your Tushare token", "it is empty",
-                                f"export {TOKEN_VARIABLE}=...")
-        return TushareSource(TushareClient(token, base_url=self.settings.base_url, clock=self.clock,
-                                           calls_per_minute=self.settings.calls_per_minute))
+            raise TokenRejected(
+                f"the variable {TOKEN_VARIABLE} must hold your Tushare token",
+                "it is empty",
+                f"export {TOKEN_VARIABLE}=...",
+            )
+        return TushareSource(
+            TushareClient(
+                token,
+                base_url=self.settings.base_url,
+                clock=self.clock,
+                calls_per_minute=self.settings.calls_per_minute,
+            )
+        )
 
     def calendar(self) -> Calendar:
         """The trading calendar as the lake knows it."""
         if "trade_cal" not in self.lake.tables():
-            raise MissingTable("the calendar comes from trade_cal", "the lake holds none", "ingest trade_cal first")
+            raise MissingTable(
+                "the calendar comes from trade_cal", "the lake holds none", "ingest trade_cal first"
+            )
         return Calendar.from_trade_cal(self.lake.latest("trade_cal"))
 
 
@@ -199,8 +215,11 @@ def current_environment() -> Environment:
     """The environment named by `FOLDGATE_HOME` (falls back to `DAGSTER_HOME`)."""
     home = os.environ.get(HOME_VARIABLE) or os.environ.get("DAGSTER_HOME")
     if not home:
-        raise BadInput(f"{HOME_VARIABLE} must name the environment's home", "unset",
-                       "use the `foldgate` command, which sets it")
+        raise BadInput(
+            f"{HOME_VARIABLE} must name the environment's home",
+            "unset",
+            "use the `foldgate` command, which sets it",
+        )
     return Environment(Path(home).resolve())
 
 
@@ -216,8 +235,11 @@ def create_environment(home: Path, settings: Settings, template: Path) -> Enviro
     path = home / SETTINGS_FILE
     text = json.dumps(settings.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     if path.exists() and path.read_text() != text:
-        raise BadInput("a home keeps the settings it was made with", str(path),
-                       "choose another home with --home, or delete this one")
+        raise BadInput(
+            "a home keeps the settings it was made with",
+            str(path),
+            "choose another home with --home, or delete this one",
+        )
     path.write_text(text)
     if template.exists() and not (home / "dagster.yaml").exists():
         (home / "dagster.yaml").write_bytes(template.read_bytes())

@@ -8,7 +8,9 @@ from pipeline.study import Study
 from resources.environments import Environment
 
 
-def incomplete_sessions(environment: Environment, study: Study, only: date | None = None) -> dict[str, list[date]]:
+def incomplete_sessions(
+    environment: Environment, study: Study, only: date | None = None
+) -> dict[str, list[date]]:
     """Table -> published sessions that were never fetched completely; only tables that the source has.
 
     Parameters
@@ -27,5 +29,9 @@ def incomplete_sessions(environment: Environment, study: Study, only: date | Non
         if spec.layout != "session" or use.table not in present:
             continue
         published = [day for day in sessions if spec.published_at(day) <= now]
-        gaps[use.table] = environment.lake.missing(use.table, published) if use.table in environment.lake.tables() else published
+        gaps[use.table] = (
+            environment.lake.missing(use.table, published)
+            if use.table in environment.lake.tables()
+            else published
+        )
     return gaps

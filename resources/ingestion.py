@@ -29,8 +29,13 @@ class IngestReport:
     notes: list[str] = field(default_factory=list)
 
 
-def ingest(environment: Environment, study: Study, spec: TableSpec, sessions: Sequence[date] = (),
-           progress: Callable[[str, float], None] = lambda text, done: None) -> IngestReport:
+def ingest(
+    environment: Environment,
+    study: Study,
+    spec: TableSpec,
+    sessions: Sequence[date] = (),
+    progress: Callable[[str, float], None] = lambda text, done: None,
+) -> IngestReport:
     """Fetch one vendor table and append it to the lake.
 
     Parameters
@@ -47,8 +52,11 @@ def ingest(environment: Environment, study: Study, spec: TableSpec, sessions: Se
     use = next(use for use in study.tables if use.table == spec.name)
     if spec.name not in environment.source.tables():
         if use.required:
-            raise MissingTable(f"the study requires the table {spec.name}", "the source lacks it",
-                               "add it to the folder or get the vendor's permission")
+            raise MissingTable(
+                f"the study requires the table {spec.name}",
+                "the source lacks it",
+                "add it to the folder or get the vendor's permission",
+            )
         report.present = False
         report.notes.append(f"absent; the study loses {use.loses}")
         return report
@@ -58,8 +66,14 @@ def ingest(environment: Environment, study: Study, spec: TableSpec, sessions: Se
             continue
         progress(f"{spec.name}: {len(wanted)} sessions", i / len(batches))
         fetched = environment.source.fetch(spec, wanted, codes)
-        added = environment.lake.append(spec, fetched.rows, request=fetched.request, codes=codes,
-                                        ingested_at=environment.clock.now(), complete=fetched.complete)
+        added = environment.lake.append(
+            spec,
+            fetched.rows,
+            request=fetched.request,
+            codes=codes,
+            ingested_at=environment.clock.now(),
+            complete=fetched.complete,
+        )
         report.asked += len(wanted)
         report.new += added.new
         report.revised += added.revised
@@ -70,7 +84,9 @@ def ingest(environment: Environment, study: Study, spec: TableSpec, sessions: Se
     return report
 
 
-def _wanted(environment: Environment, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]) -> list[date]:
+def _wanted(
+    environment: Environment, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]
+) -> list[date]:
     """Published sessions that were never fetched completely, plus the re-fetch window before now."""
     if spec.layout != "session":
         return []
@@ -87,4 +103,4 @@ def _batches(environment: Environment, study: Study, spec: TableSpec) -> list[li
     if spec.fetch_by != "instrument":
         return [[]]
     codes = environment.lake.latest("stock_basic")["ts_code"].sort().to_list()
-    return [codes[i:i + CODES_PER_COMMIT] for i in range(0, len(codes), CODES_PER_COMMIT)] or [[]]
+    return [codes[i : i + CODES_PER_COMMIT] for i in range(0, len(codes), CODES_PER_COMMIT)] or [[]]

@@ -37,7 +37,15 @@ def _figure(draw: Callable[[Any], None], height: float = HEIGHT) -> bytes:
 def _legend(axes: Any, columns: int = 4) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, fontsize=7, frameon=False, ncols=columns, loc="upper left", bbox_to_anchor=(0.0, -0.1))
+        axes.legend(
+            handles,
+            labels,
+            fontsize=7,
+            frameon=False,
+            ncols=columns,
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.1),
+        )
 
 
 def exclusions_figure(summary: pl.DataFrame) -> bytes:
@@ -59,30 +67,54 @@ def folds_figure(split_sessions: pl.DataFrame) -> bytes:
     """Role of every session in every split."""
     splits = split_sessions["split"].unique().sort().to_list()
     names = list(ROLES)
-    wide = split_sessions.with_columns(code=pl.col("role").replace_strict(names, range(len(names)), return_dtype=pl.Int32))
-    grid = wide.pivot(on="split", index="session", values="code", sort_columns=True).sort("session").select(splits).to_numpy().T
+    wide = split_sessions.with_columns(
+        code=pl.col("role").replace_strict(names, range(len(names)), return_dtype=pl.Int32)
+    )
+    grid = (
+        wide.pivot(on="split", index="session", values="code", sort_columns=True)
+        .sort("session")
+        .select(splits)
+        .to_numpy()
+        .T
+    )
 
     def draw(axes: Any) -> None:
         from matplotlib.colors import ListedColormap
         from matplotlib.patches import Patch
 
-        axes.imshow(grid, aspect="auto", interpolation="nearest", cmap=ListedColormap(list(ROLES.values())), vmin=-0.5, vmax=len(names) - 0.5)
+        axes.imshow(
+            grid,
+            aspect="auto",
+            interpolation="nearest",
+            cmap=ListedColormap(list(ROLES.values())),
+            vmin=-0.5,
+            vmax=len(names) - 0.5,
+        )
         axes.set_yticks(range(len(splits)), splits, fontsize=7)
         axes.set_xlabel("session", color=INK)
         axes.grid(False)
-        axes.legend(handles=[Patch(color=c, label=r) for r, c in ROLES.items()], fontsize=7, frameon=False, ncols=4,
-                    loc="upper left", bbox_to_anchor=(0.0, -0.15))
+        axes.legend(
+            handles=[Patch(color=c, label=r) for r, c in ROLES.items()],
+            fontsize=7,
+            frameon=False,
+            ncols=4,
+            loc="upper left",
+            bbox_to_anchor=(0.0, -0.15),
+        )
 
     return _figure(draw)
 
 
 def curves_figure(curves: pl.DataFrame) -> bytes:
     """Training loss and the execution-aware objective by epoch."""
+
     def draw(axes: Any) -> None:
         axes.plot(curves["epoch"], curves["loss"], color=SERIES[0], marker="o", label="training loss")
         axes.set_xlabel("epoch", color=INK)
         other = axes.twinx()
-        other.plot(curves["epoch"], curves["objective"], color=SERIES[1], marker="s", label="objective on tune")
+        other.plot(
+            curves["epoch"], curves["objective"], color=SERIES[1], marker="s", label="objective on tune"
+        )
         other.tick_params(colors=MUTED, labelsize=8)
         axes.set_ylabel("loss", color=SERIES[0])
         other.set_ylabel("objective", color=SERIES[1])
@@ -96,8 +128,18 @@ def reliability_figure(table: pl.DataFrame) -> bytes:
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
-        for color, ((member, head), part) in zip(SERIES * 4, after.partition_by("member", "head", as_dict=True).items(), strict=False):
-            axes.plot(part["mean_pred"], part["rate"], color=color, marker="o", markersize=3, linewidth=1, label=f"{member} {head}")
+        for color, ((member, head), part) in zip(
+            SERIES * 4, after.partition_by("member", "head", as_dict=True).items(), strict=False
+        ):
+            axes.plot(
+                part["mean_pred"],
+                part["rate"],
+                color=color,
+                marker="o",
+                markersize=3,
+                linewidth=1,
+                label=f"{member} {head}",
+            )
         axes.set_xlabel("predicted", color=INK)
         axes.set_ylabel("observed", color=INK)
         _legend(axes)
@@ -106,22 +148,50 @@ def reliability_figure(table: pl.DataFrame) -> bytes:
 
 
 def equity_figure(equity: pl.DataFrame) -> bytes:
-    """Net NAV of every path and the locked stretch, the gross mean of the paths, and the benchmarks; random books as a band."""
+    """Net NAV of paths and locked stretch, gross mean of the paths, benchmarks; random books as a band."""
     random = equity.filter(pl.col("book").str.starts_with("random_"))
     books = equity.filter(~pl.col("book").str.starts_with("random_"))
 
     def draw(axes: Any) -> None:
         if not random.is_empty():
-            band = random.group_by("session").agg(low=pl.col("net").quantile(0.05), high=pl.col("net").quantile(0.95)).sort("session")
-            axes.fill_between(band["session"].to_numpy(), band["low"], band["high"], color="#dee2e6", label="random books, 5-95%")
+            band = (
+                random.group_by("session")
+                .agg(low=pl.col("net").quantile(0.05), high=pl.col("net").quantile(0.95))
+                .sort("session")
+            )
+            axes.fill_between(
+                band["session"].to_numpy(),
+                band["low"],
+                band["high"],
+                color="#dee2e6",
+                label="random books, 5-95%",
+            )
         for book, part in _by(books, "book"):
             path = book.startswith("path_")
             color = {"locked": SERIES[1], "index": SERIES[2], "equal_weight": SERIES[3]}.get(book, SERIES[0])
             label = book if not path else ("paths, net" if book == "path_00" else None)
-            axes.plot(part["session"].to_numpy(), part["net"], color=color, linewidth=0.9, alpha=0.6 if path else 1.0, label=label)
-        gross = books.filter(pl.col("book").str.starts_with("path_")).group_by("session").agg(pl.col("gross").mean()).sort("session")
+            axes.plot(
+                part["session"].to_numpy(),
+                part["net"],
+                color=color,
+                linewidth=0.9,
+                alpha=0.6 if path else 1.0,
+                label=label,
+            )
+        gross = (
+            books.filter(pl.col("book").str.starts_with("path_"))
+            .group_by("session")
+            .agg(pl.col("gross").mean())
+            .sort("session")
+        )
         if not gross.is_empty():
-            axes.plot(gross["session"].to_numpy(), gross["gross"], color=SERIES[0], linestyle=":", label="paths, mean gross")
+            axes.plot(
+                gross["session"].to_numpy(),
+                gross["gross"],
+                color=SERIES[0],
+                linestyle=":",
+                label="paths, mean gross",
+            )
         axes.set_yscale("log")
         axes.set_ylabel("NAV", color=INK)
         _legend(axes, 3)
@@ -138,8 +208,14 @@ def drawdown_figure(equity: pl.DataFrame) -> bytes:
             nav = part["net"].to_numpy()
             path = book.startswith("path_")
             color = {"locked": SERIES[1], "index": SERIES[2], "equal_weight": SERIES[3]}.get(book, SERIES[0])
-            axes.plot(part["session"].to_numpy(), nav / np.maximum.accumulate(np.maximum(nav, 1.0)) - 1, color=color, linewidth=0.9,
-                      alpha=0.6 if path else 1.0, label=book if not path else ("paths" if book == "path_00" else None))
+            axes.plot(
+                part["session"].to_numpy(),
+                nav / np.maximum.accumulate(np.maximum(nav, 1.0)) - 1,
+                color=color,
+                linewidth=0.9,
+                alpha=0.6 if path else 1.0,
+                label=book if not path else ("paths" if book == "path_00" else None),
+            )
         axes.set_ylabel("drawdown", color=INK)
         _legend(axes, 4)
 
@@ -148,7 +224,12 @@ def drawdown_figure(equity: pl.DataFrame) -> bytes:
 
 def ic_figure(rank_ic: pl.DataFrame) -> bytes:
     """Rank IC by session (mean of the paths), its 20-session mean, and the locked stretch."""
-    paths = rank_ic.filter(pl.col("path") != "locked").group_by("session").agg(pl.col("rank_ic").mean()).sort("session")
+    paths = (
+        rank_ic.filter(pl.col("path") != "locked")
+        .group_by("session")
+        .agg(pl.col("rank_ic").mean())
+        .sort("session")
+    )
     locked = rank_ic.filter(pl.col("path") == "locked").sort("session")
 
     def draw(axes: Any) -> None:
@@ -157,7 +238,12 @@ def ic_figure(rank_ic: pl.DataFrame) -> bytes:
                 continue
             values = part["rank_ic"].fill_nan(None)
             axes.bar(part["session"].to_numpy(), values.fill_null(0.0), color=color, alpha=0.25, width=1.0)
-            axes.plot(part["session"].to_numpy(), values.rolling_mean(20, min_samples=5), color=color, label=f"{name}, 20-session mean")
+            axes.plot(
+                part["session"].to_numpy(),
+                values.rolling_mean(20, min_samples=5),
+                color=color,
+                label=f"{name}, 20-session mean",
+            )
         axes.axhline(0.0, color=MUTED, linewidth=0.8)
         axes.set_ylabel("rank IC", color=INK)
         _legend(axes)
@@ -167,6 +253,7 @@ def ic_figure(rank_ic: pl.DataFrame) -> bytes:
 
 def verdicts_figure(verdicts: pl.DataFrame) -> bytes:
     """One row a gate: its status, value and bound."""
+
     def draw(axes: Any) -> None:
         axes.set_axis_off()
         for i, row in enumerate(verdicts.sort("gate").iter_rows(named=True)):
@@ -183,13 +270,22 @@ def verdicts_figure(verdicts: pl.DataFrame) -> bytes:
 
 def blocks_figure(metrics: pl.DataFrame) -> bytes:
     """Entry and target-exit block rates by book."""
-    wanted = metrics.filter(pl.col("name").is_in(["entry_block_rate", "exit_block_rate"]) & ~pl.col("book").str.starts_with("random_")).drop_nulls("value")
+    wanted = metrics.filter(
+        pl.col("name").is_in(["entry_block_rate", "exit_block_rate"])
+        & ~pl.col("book").str.starts_with("random_")
+    ).drop_nulls("value")
     books = wanted["book"].unique().sort().to_list()
 
     def draw(axes: Any) -> None:
         for k, name in enumerate(("entry_block_rate", "exit_block_rate")):
             values = dict(wanted.filter(pl.col("name") == name).select("book", "value").iter_rows())
-            axes.bar(np.arange(len(books)) + 0.4 * k, [100 * values.get(b, 0.0) for b in books], width=0.38, color=SERIES[k], label=name.replace("_", " "))
+            axes.bar(
+                np.arange(len(books)) + 0.4 * k,
+                [100 * values.get(b, 0.0) for b in books],
+                width=0.38,
+                color=SERIES[k],
+                label=name.replace("_", " "),
+            )
         axes.set_xticks(np.arange(len(books)) + 0.2, books, rotation=30, fontsize=7)
         axes.set_ylabel("% of orders", color=INK)
         _legend(axes)
@@ -198,4 +294,7 @@ def blocks_figure(metrics: pl.DataFrame) -> bytes:
 
 
 def _by(frame: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:
-    return [(str(part[column][0]), part.sort("session")) for part in frame.sort(column).partition_by(column, maintain_order=True)]
+    return [
+        (str(part[column][0]), part.sort("session"))
+        for part in frame.sort(column).partition_by(column, maintain_order=True)
+    ]

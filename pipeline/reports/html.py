@@ -11,14 +11,25 @@ from typing import Any
 import polars as pl
 
 STYLE = """
-:root { color-scheme: light; --ink:#1f2933; --muted:#616e7c; --line:#e4e7eb; --accent:#0b7285; }
-* { box-sizing: border-box; } body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1080px; padding: 24px; }
-h1 { margin: 0 0 4px; font-size: 26px; } h2 { margin: 36px 0 8px; font-size: 19px; border-bottom: 2px solid var(--line); padding-bottom: 4px; }
-p { max-width: 78ch; } .muted { color: var(--muted); } nav a { margin-right: 14px; color: var(--accent); text-decoration: none; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; display: block; overflow-x: auto; } th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
-.verdict { font-weight: 600; padding: 14px 18px; border-radius: 8px; margin: 16px 0; } .yes { background: #ebfbee; color: #2b8a3e; } .no { background: #fff5f5; color: #c92a2a; }
-.pass { color: #2b8a3e; } .fail { color: #c92a2a; } .missing, .not_applicable { color: var(--muted); } code { font-size: 12px; word-break: break-all; }
+:root { color-scheme: light; --ink: #1f2933; --muted: #616e7c; --line: #e4e7eb; --accent: #0b7285; }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); margin: 0 auto; max-width: 1080px; padding: 24px; }
+h1 { margin: 0 0 4px; font-size: 26px; }
+h2 { margin: 36px 0 8px; font-size: 19px; border-bottom: 2px solid var(--line); padding-bottom: 4px; }
+h3 { font-size: 14px; margin: 14px 0 4px; }
+p { max-width: 78ch; }
+figure { margin: 0; }
+img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
+nav a { margin-right: 14px; color: var(--accent); text-decoration: none; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; display: block; overflow-x: auto; }
+th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+.verdict { font-weight: 600; padding: 14px 18px; border-radius: 8px; margin: 16px 0; }
+.yes { background: #ebfbee; color: #2b8a3e; }
+.no { background: #fff5f5; color: #c92a2a; }
+.pass { color: #2b8a3e; }
+.fail { color: #c92a2a; }
+.muted, .missing, .not_applicable { color: var(--muted); }
 """
 
 
@@ -44,11 +55,13 @@ def page(title: str, subtitle: str, promoted: bool, verdict: str, sections: Sequ
     """
     links = "".join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in sections)
     body = "".join(_section(section) for section in sections)
+    colour = "yes" if promoted else "no"
     return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
         f"<h1>{html.escape(title)}</h1><p class=muted>{html.escape(subtitle)}</p>"
-        f'<div id=verdict class="verdict {"yes" if promoted else "no"}">{html.escape(verdict)}</div><nav>{links}</nav>{body}'
+        f'<div id=verdict class="verdict {colour}">{html.escape(verdict)}</div><nav>{links}</nav>{body}'
         "<p class=muted>No investment advice. Simulated or historical results promise nothing.</p></body></html>"
     )
 
@@ -62,16 +75,20 @@ def _section(section: Section) -> str:
     if section.words:
         parts.append(f"<p>{html.escape(section.words)}</p>")
     for title, png in section.pictures.items():
-        data = base64.b64encode(png).decode()
-        parts.append(f'<figure style="margin:0"><img alt="{html.escape(title)}" src="data:image/png;base64,{data}"><figcaption class=muted>{html.escape(title)}</figcaption></figure>')
+        data, words = base64.b64encode(png).decode(), html.escape(title)
+        image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
+        parts.append(f"<figure>{image}<figcaption class=muted>{words}</figcaption></figure>")
     for title, frame in section.tables.items():
-        parts.append(f"<h3 style='font-size:14px;margin:14px 0 4px'>{html.escape(title)}</h3>{_table(frame)}")
+        parts.append(f"<h3>{html.escape(title)}</h3>{_table(frame)}")
     return "".join(parts) + "</section>"
 
 
 def _table(frame: pl.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in frame.columns)
-    rows = "".join("<tr>" + "".join(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)) + "</tr>" for row in frame.iter_rows())
+    rows = "".join(
+        "<tr>" + "".join(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)) + "</tr>"
+        for row in frame.iter_rows()
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
 
 

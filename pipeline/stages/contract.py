@@ -34,7 +34,7 @@ class StageResult:
     metadata : mapping
         Plain values for people.
     figures : mapping
-        Title -> PNG bytes.
+        Title -> what draws its PNG; drawn for the last partition of a run only, a picture costs 0.1 s.
     """
 
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class StageResult:
     files: Mapping[str, bytes] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, bytes] = field(default_factory=dict)
+    figures: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,26 @@ class Reader(Protocol):
     first_session: date
     lineage: Mapping[str, str]
 
-    def raw(self, table: str, *, start: date | None = None, end: date | None = None,
-            known_after: datetime | None = None, known_until: datetime | None = None) -> pl.DataFrame | None:
+    def raw(
+        self,
+        table: str,
+        *,
+        start: date | None = None,
+        end: date | None = None,
+        known_after: datetime | None = None,
+        known_until: datetime | None = None,
+    ) -> pl.DataFrame | None:
         """All versions of a vendor table's rows; None when the source lacks the table."""
         ...
 
-    def table(self, stage: str, name: str, *, partitions: Sequence[str] | None = None,
-              columns: Sequence[str] | None = None) -> pl.DataFrame:
+    def table(
+        self,
+        stage: str,
+        name: str,
+        *,
+        partitions: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pl.DataFrame:
         """A stage's table, its partitions concatenated; through the pin where the stage is pinned."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from functools import partial
 
 import polars as pl
 
@@ -31,16 +32,32 @@ def run_panel(study: Study, read: Reader, month: str) -> StageResult:
     wanted = sessions_of(read.calendar, month)
     wanted = [day for day in wanted if decision_time(study, day) <= read.now and day >= read.first_session]
     if not wanted:
-        raise BadInput("a month of the panel holds a decision that has been taken", month, "wait until its first decision time")
+        raise BadInput(
+            "a month of the panel holds a decision that has been taken",
+            month,
+            "wait until its first decision time",
+        )
     tables = build_panel(_raw_for(study, read, wanted), read.calendar, wanted, study.market, study.universe)
     per_session = summary(tables.panel)
     return StageResult(
-        tables={"panel": tables.panel.frame, "patches": tables.patches, "exclusions": tables.exclusions,
-                "quarantine": tables.quarantine, "intraday": tables.intraday, "summary": per_session},
-        keys={"panel": ROW, "patches": ("effective_session", *ROW), "exclusions": (*ROW, "reason"),
-              "quarantine": (*ROW, "table", "rule"), "intraday": ROW, "summary": ("session",)},
+        tables={
+            "panel": tables.panel.frame,
+            "patches": tables.patches,
+            "exclusions": tables.exclusions,
+            "quarantine": tables.quarantine,
+            "intraday": tables.intraday,
+            "summary": per_session,
+        },
+        keys={
+            "panel": ROW,
+            "patches": ("effective_session", *ROW),
+            "exclusions": (*ROW, "reason"),
+            "quarantine": (*ROW, "table", "rule"),
+            "intraday": ROW,
+            "summary": ("session",),
+        },
         metadata=_panel_metadata(study, tables),
-        figures={"listed, eligible and excluded names": exclusions_figure(per_session)},
+        figures={"listed, eligible and excluded names": partial(exclusions_figure, per_session)},
     )
 
 
@@ -60,7 +77,11 @@ def _raw_for(study: Study, read: Reader, sessions: Sequence[date]) -> dict[str, 
     for table in study.table_names:
         own = read.raw(table, start=first if table in FAST_TABLES else context, end=last, known_until=until)
         if own is not None:
-            late = None if table in FAST_TABLES else read.raw(table, end=context, known_after=since, known_until=until)
+            late = (
+                None
+                if table in FAST_TABLES
+                else read.raw(table, end=context, known_after=since, known_until=until)
+            )
             raw[table] = _together(own, late)
     for day in revised_sessions(raw, read.calendar, sessions, study.market):
         if day >= context:
@@ -113,11 +134,20 @@ def run_features(study: Study, read: Reader, month: str) -> StageResult:
     intraday = read.table("panel", "intraday", partitions=history)
     features = compute(panel, patches, intraday, the_plan, sessions)
     channels = path_channels(intraday.filter(pl.col("session").is_in(sessions)), panel, sessions)
-    missing = features.select(pl.col(list(the_plan.schema)).is_nan().mean()).mean_horizontal().item() if len(features) else None
+    missing = (
+        features.select(pl.col(list(the_plan.schema)).is_nan().mean()).mean_horizontal().item()
+        if len(features)
+        else None
+    )
     return StageResult(
-        tables={"features": features, "paths": channels}, keys={"features": ROW, "paths": ROW},
-        metadata={"columns": len(the_plan.schema), "schema_hash": the_plan.schema_hash, "lookback": the_plan.lookback,
-                  "missing_share": missing},
+        tables={"features": features, "paths": channels},
+        keys={"features": ROW, "paths": ROW},
+        metadata={
+            "columns": len(the_plan.schema),
+            "schema_hash": the_plan.schema_hash,
+            "lookback": the_plan.lookback,
+            "missing_share": missing,
+        },
     )
 
 
@@ -132,20 +162,36 @@ def run_labels(study: Study, read: Reader, month: str) -> StageResult:
     labels = executable_labels(latest(panel, patches), read.calendar, sessions, study.labels)
     counts = labels.group_by("status").len().sort("status")
     return StageResult(
-        tables={"labels": labels}, keys={"labels": ROW},
+        tables={"labels": labels},
+        keys={"labels": ROW},
         metadata={"status": counts.to_dicts()},
     )
 
 
 PANEL = Stage(
-    "panel", "month", (), run_panel, ("market", "tables", "universe"), ("pipeline.asof", "pipeline.tables"),
-    summary="One row per listed instrument and decision time: eligibility with its reason, tradability, adjustment, all as known.",
+    "panel",
+    "month",
+    (),
+    run_panel,
+    ("market", "tables", "universe"),
+    ("pipeline.asof", "pipeline.tables"),
+    summary="One row per listed instrument and decision time: eligibility, tradability, adjustment, all as known.",
 )
 FEATURES = Stage(
-    "features", "month", ("panel",), run_features, ("features",), ("pipeline.features",),
+    "features",
+    "month",
+    ("panel",),
+    run_features,
+    ("features",),
+    ("pipeline.features",),
     summary="Window-local float32 columns in schema order.",
 )
 LABELS = Stage(
-    "labels", "month", ("panel",), run_labels, ("labels",), ("pipeline.labels",),
+    "labels",
+    "month",
+    ("panel",),
+    run_labels,
+    ("labels",),
+    ("pipeline.labels",),
     summary="What happened after each decision, with the span of everything it looked at.",
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import polars as pl
 
+from pipeline.asof.patches import latest
 from pipeline.backtests.engine import run_book
 from pipeline.backtests.market import Market
 from pipeline.backtests.metrics import execution_objective
@@ -15,12 +17,11 @@ from pipeline.calibration.reliability import reliability_before_after
 from pipeline.features.plan import plan
 from pipeline.fingerprints import canonical_json
 from pipeline.folds.splits import Folds, make_folds, roles
+from pipeline.frames import AsOf
 from pipeline.models.inputs import Prepared, prepare
 from pipeline.models.members import fit_member
 from pipeline.positions.policy import Policy, choose_policy, select
 from pipeline.reports.figures import curves_figure, folds_figure, reliability_figure
-from pipeline.asof.patches import latest
-from pipeline.frames import AsOf
 from pipeline.stages.contract import Reader, Stage, StageResult
 from pipeline.stages.market import ROW
 from pipeline.study import Study
@@ -33,18 +34,29 @@ FOLD_TABLES = ("split_sessions", "purged", "paths", "certificate")
 def run_folds(study: Study, read: Reader, _: str) -> StageResult:
     """Pin what exists now, split it, and certify the splits."""
     features = read.versions("features")
-    pin = {stage: {part: digest for part, digest in read.versions(stage).items() if part in features} for stage in PINNED}
+    pin = {
+        stage: {part: digest for part, digest in read.versions(stage).items() if part in features}
+        for stage in PINNED
+    }
     labels = read.table("labels", "labels", columns=[*ROW, "label_start", "label_end"])
-    eligible = read.table("panel", "panel", columns=[*ROW, "eligible"]).filter("eligible").select(ROW)
-    folds = make_folds(labels.join(eligible, on=list(ROW), how="semi"), read.calendar, study.folds)
+    folds = make_folds(_scored(read, labels), read.calendar, study.folds)
     return StageResult(
         tables={name: getattr(folds, name) for name in FOLD_TABLES},
-        keys={"split_sessions": ("split", "session"), "purged": ("split", *ROW), "paths": ("path", "group"),
-              "certificate": ("split",)},
+        keys={
+            "split_sessions": ("split", "session"),
+            "purged": ("split", *ROW),
+            "paths": ("path", "group"),
+            "certificate": ("split",),
+        },
         files={PIN_FILE: canonical_json({"stages": pin}).encode()},
         metadata={"certificate": folds.certificate.to_dicts()},
-        figures={"splits": folds_figure(folds.split_sessions)},
+        figures={"splits": partial(folds_figure, folds.split_sessions)},
     )
+
+
+def _scored(read: Reader, labels: pl.DataFrame) -> pl.DataFrame:
+    """Labels of the rows that may be scored: the only ones that train, tune and test."""
+    return labels.join(read_eligible(read).filter("eligible"), on=list(ROW), how="semi")
 
 
 def read_folds(read: Reader) -> Folds:
@@ -52,7 +64,8 @@ def read_folds(read: Reader) -> Folds:
 
 
 def read_labels(read: Reader) -> pl.DataFrame:
-    return read.once("labels", lambda: read.table("labels", "labels"))
+    """Labels of the eligible rows."""
+    return read.once("labels", lambda: _scored(read, read.table("labels", "labels")))
 
 
 def read_eligible(read: Reader) -> pl.DataFrame:
@@ -62,21 +75,27 @@ def read_eligible(read: Reader) -> pl.DataFrame:
 def prepared_inputs(study: Study, read: Reader) -> Prepared:
     """Cross-sectional ranks of every pinned session: the same for all splits and members."""
     scopes = {feature.name: feature.scope for feature in plan(study.features).features}
-    return read.once("prepared", lambda: prepare(read.table("features", "features"), read_eligible(read), scopes))
+    return read.once(
+        "prepared", lambda: prepare(read.table("features", "features"), read_eligible(read), scopes)
+    )
 
 
 def read_market(read: Reader) -> Market:
     """Prices and tradability in final truth, for fills only."""
+
     def build() -> Market:
         panel, patches = read.table("panel", "panel"), read.table("panel", "patches")
         return Market.from_hindsight(latest(AsOf(panel), patches), read.calendar)
+
     return read.once("market", build)
 
 
 def tune_objective(study: Study, read: Reader) -> Callable[[pl.DataFrame], float]:
     """Execution-aware value of scored rows: the study's own protocol on them, net of costs."""
+
     def objective(orders: pl.DataFrame) -> float:
         return execution_objective(run_book(orders, read_market(read), study.execution).equity)
+
     return objective
 
 
@@ -94,21 +113,34 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
     labels = read_labels(read)
     rows = labels.select(ROW).with_columns(role=roles(read_folds(read), split, labels))
     fitted = fit_member(
-        member, study.training, study.labels.heads, prepared_inputs(study, read), labels, rows,
-        workdir=read.workdir, objective=head_objective(study, read), progress=read.progress,
+        member,
+        study.training,
+        study.labels.heads,
+        prepared_inputs(study, read),
+        labels,
+        rows,
+        workdir=read.workdir,
+        objective=head_objective(study, read),
+        progress=read.progress,
     )
     return StageResult(
-        tables={"scores": fitted.scores.with_columns(split=pl.lit(split), member=pl.lit(name)), "curves": fitted.curves},
+        tables={
+            "scores": fitted.scores.with_columns(split=pl.lit(split), member=pl.lit(name)),
+            "curves": fitted.curves,
+        },
         keys={"scores": ROW, "curves": ("epoch",)},
-        files=fitted.files, metadata={"metrics": fitted.metrics},
-        figures={"learning curve": curves_figure(fitted.curves)} if len(fitted.curves) else {},
+        files=fitted.files,
+        metadata={"metrics": fitted.metrics},
+        figures={"learning curve": partial(curves_figure, fitted.curves)} if len(fitted.curves) else {},
     )
 
 
 def member_scores(study: Study, read: Reader, split: str, role: str) -> dict[str, pl.DataFrame]:
     """Member name -> its raw scores on a split's rows of one role."""
     return {
-        member.name: read.table("models", "scores", partitions=[f"{split}|{member.name}"]).filter(pl.col("role") == role)
+        member.name: read.table("models", "scores", partitions=[f"{split}|{member.name}"]).filter(
+            pl.col("role") == role
+        )
         for member in study.members
     }
 
@@ -121,15 +153,24 @@ def run_calibrators(study: Study, read: Reader, split: str) -> StageResult:
         curves.append(_reliability(study, fitted[name], scores, labels).with_columns(member=pl.lit(name)))
     table = pl.concat(curves)
     return StageResult(
-        tables={"reliability": table}, keys={"reliability": ("member", "head", "stage", "bin")},
+        tables={"reliability": table},
+        keys={"reliability": ("member", "head", "stage", "bin")},
         files={f"{name}.json": calibrators.to_json() for name, calibrators in fitted.items()},
-        metadata={"chosen": [{"member": name, "head": head.name, "method": head.method, "reason": head.reason}
-                             for name, c in fitted.items() for head in c.heads if head.kind == "probability"]},
-        figures={"reliability": reliability_figure(table)},
+        metadata={
+            "chosen": [
+                {"member": name, "head": head.name, "method": head.method, "reason": head.reason}
+                for name, c in fitted.items()
+                for head in c.heads
+                if head.kind == "probability"
+            ]
+        },
+        figures={"reliability": partial(reliability_figure, table)},
     )
 
 
-def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+def _reliability(
+    study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame
+) -> pl.DataFrame:
     """Reliability of every probability head before and after, on the rows with truth."""
     heads = [head.name for head in study.labels.heads if head.kind == "probability"]
     both = calibrators.apply(scores).join(scores.select(*ROW, *(f"{h}_head" for h in heads)), on=list(ROW))
@@ -139,17 +180,23 @@ def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, l
         known = rows.drop_nulls(head)
         if known.is_empty():
             continue
-        before, after, truth = (known[c].cast(pl.Float64).to_numpy() for c in (f"{head}_head", f"{head}_pred", head))
+        before, after, truth = (
+            known[c].cast(pl.Float64).to_numpy() for c in (f"{head}_head", f"{head}_pred", head)
+        )
         parts.append(reliability_before_after(before, after, truth).with_columns(head=pl.lit(head)))
     return pl.concat(parts)
 
 
 def read_calibrators(study: Study, read: Reader, split: str) -> dict[str, Calibrators]:
-    return {member.name: Calibrators.from_json(read.file("calibrators", f"{member.name}.json", split))
-            for member in study.members}
+    return {
+        member.name: Calibrators.from_json(read.file("calibrators", f"{member.name}.json", split))
+        for member in study.members
+    }
 
 
-def calibrated_members(study: Study, read: Reader, split: str, role: str, members: Sequence[str]) -> pl.DataFrame:
+def calibrated_members(
+    study: Study, read: Reader, split: str, role: str, members: Sequence[str]
+) -> pl.DataFrame:
     """Calibrated scores averaged over some members, on a split's rows of one role."""
     calibrators, scores = read_calibrators(study, read, split), member_scores(study, read, split, role)
     parts = {name: calibrators[name].apply(scores[name]) for name in members}
@@ -168,9 +215,12 @@ def calibrated(study: Study, read: Reader, split: str, role: str) -> pl.DataFram
 
 def run_positions(study: Study, read: Reader, split: str) -> StageResult:
     """Choose the split's policy on its tune group; the whole search table is kept."""
-    policy, search = choose_policy(calibrated(study, read, split, "tune"), study.policy, tune_objective(study, read))
+    policy, search = choose_policy(
+        calibrated(study, read, split, "tune"), study.policy, tune_objective(study, read)
+    )
     return StageResult(
-        tables={"search": search}, keys={"search": ("candidate",)},
+        tables={"search": search},
+        keys={"search": ("candidate",)},
         files={"policy.json": canonical_json(policy).encode()},
         metadata={"policy": policy.model_dump(mode="json"), "candidates": len(search)},
     )
@@ -185,22 +235,60 @@ def run_predictions(study: Study, read: Reader, _: str) -> StageResult:
     parts = [calibrated(study, read, split, "test") for split in study.folds.splits]
     predictions = pl.concat(parts).select("split", *ROW, pl.selectors.ends_with("_pred"), "score")
     return StageResult(
-        tables={"predictions": predictions}, keys={"predictions": ("split", *ROW)},
+        tables={"predictions": predictions},
+        keys={"predictions": ("split", *ROW)},
         metadata={"rows_per_split": predictions.group_by("split").len().sort("split").to_dicts()},
     )
 
 
 _LIBRARY = ("pipeline.models", "pipeline.labels.spec")
-FOLDS = Stage("folds", "whole", ("panel", "features", "labels"), run_folds, ("folds",), ("pipeline.folds",),
-              summary="The pin, splits and paths, and a certificate that no training row saw a test row's span.")
-MODELS = Stage("models", "split_member", ("folds",), run_models, ("members", "training", "labels", "policy", "execution"),
-               _LIBRARY, pinned=True, resumes=True,
-               summary="One member fitted on one split; raw scores of its tune and test rows through the serving form.")
-CALIBRATORS = Stage("calibrators", "split", ("folds", "models"), run_calibrators, ("calibration", "labels", "members"),
-                    ("pipeline.calibration",), pinned=True, summary="Probability heads calibrated on the tune group.")
-POSITIONS = Stage("positions", "split", ("folds", "models", "calibrators"), run_positions,
-                  ("policy", "execution", "members", "labels"), ("pipeline.positions", "pipeline.backtests"),
-                  pinned=True, summary="The policy chosen on the tune group, with its whole search table.")
-PREDICTIONS = Stage("predictions", "whole", ("folds", "models", "calibrators"), run_predictions,
-                    ("members", "labels", "policy"), ("pipeline.calibration",), pinned=True,
-                    summary="Calibrated out-of-sample scores on every path.")
+FOLDS = Stage(
+    "folds",
+    "whole",
+    ("panel", "features", "labels"),
+    run_folds,
+    ("folds",),
+    ("pipeline.folds",),
+    summary="The pin, splits and paths, and a certificate that no training row saw a test row's span.",
+)
+MODELS = Stage(
+    "models",
+    "split_member",
+    ("folds",),
+    run_models,
+    ("members", "training", "labels", "policy", "execution"),
+    _LIBRARY,
+    pinned=True,
+    resumes=True,
+    summary="One member fitted on one split; raw scores of its tune and test rows through the serving form.",
+)
+CALIBRATORS = Stage(
+    "calibrators",
+    "split",
+    ("folds", "models"),
+    run_calibrators,
+    ("calibration", "labels", "members"),
+    ("pipeline.calibration",),
+    pinned=True,
+    summary="Probability heads calibrated on the tune group.",
+)
+POSITIONS = Stage(
+    "positions",
+    "split",
+    ("folds", "models", "calibrators"),
+    run_positions,
+    ("policy", "execution", "members", "labels"),
+    ("pipeline.positions", "pipeline.backtests"),
+    pinned=True,
+    summary="The policy chosen on the tune group, with its whole search table.",
+)
+PREDICTIONS = Stage(
+    "predictions",
+    "whole",
+    ("folds", "models", "calibrators"),
+    run_predictions,
+    ("members", "labels", "policy"),
+    ("pipeline.calibration",),
+    pinned=True,
+    summary="Calibrated out-of-sample scores on every path.",
+)

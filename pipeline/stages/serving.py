@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,6 @@ from pipeline.stages.research import (
     average_calibrated,
     head_objective,
     prepared_inputs,
-    read_eligible,
     read_labels,
     tune_objective,
 )
@@ -50,17 +50,27 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
     """Refit every member on all pinned history, pack the bundle, and judge it."""
     labels, heads = read_labels(read), study.labels.heads
     cutoff = read.calendar.latest(min(read.now.date(), read.calendar.known_until))
-    spans = labels.join(read_eligible(read).filter("eligible").select(ROW), on=list(ROW), how="semi")
-    folds = production_folds(spans, read.calendar, study.folds, cutoff)
+    folds = production_folds(labels, read.calendar, study.folds, cutoff)
     rows = labels.select(ROW).with_columns(role=roles(folds, PRODUCTION, labels))
     fitted, calibrators = dict[str, FittedMember](), dict[str, Calibrators]()
     for i, member in enumerate(study.members):
         read.progress(f"refit {member.name}", i / len(study.members))
         workdir = read.workdir / member.name
         workdir.mkdir(parents=True, exist_ok=True)
-        fitted[member.name] = fit_member(member, study.training, heads, prepared_inputs(study, read), labels, rows,
-                                         workdir=workdir, objective=head_objective(study, read), progress=read.progress)
-        calibrators[member.name] = fit_calibrators(_tune(fitted[member.name]), labels, heads, study.calibration)
+        fitted[member.name] = fit_member(
+            member,
+            study.training,
+            heads,
+            prepared_inputs(study, read),
+            labels,
+            rows,
+            workdir=workdir,
+            objective=head_objective(study, read),
+            progress=read.progress,
+        )
+        calibrators[member.name] = fit_calibrators(
+            _tune(fitted[member.name]), labels, heads, study.calibration
+        )
     tuned = average_calibrated(study, {name: calibrators[name].apply(_tune(f)) for name, f in fitted.items()})
     policy, search = choose_policy(tuned, study.policy, tune_objective(study, read), origin=PRODUCTION)
     files = {f"members/{name}/{file}": data for name, f in fitted.items() for file, data in f.files.items()}
@@ -72,10 +82,15 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
     return StageResult(
         tables={"verdicts": verdicts, "search": search, "certificate": folds.certificate},
         keys={"verdicts": ("gate",), "certificate": ("split",)},
-        files={BUNDLE_FILE: canonical_json({"bundle": bundle.hash, "evaluation": evaluation_hash(read)}).encode()},
-        metadata={"bundle": bundle.hash, "judged_at": read.now.isoformat(),
-                  "verdicts": verdicts.select("gate", "status", "value", "bound", "detail").to_dicts()},
-        figures={"gates": verdicts_figure(verdicts)},
+        files={
+            BUNDLE_FILE: canonical_json({"bundle": bundle.hash, "evaluation": evaluation_hash(read)}).encode()
+        },
+        metadata={
+            "bundle": bundle.hash,
+            "judged_at": read.now.isoformat(),
+            "verdicts": verdicts.select("gate", "status", "value", "bound", "detail").to_dicts(),
+        },
+        figures={"gates": partial(verdicts_figure, verdicts)},
     )
 
 
@@ -88,37 +103,64 @@ def _manifest(study: Study, read: Reader, fitted: Mapping[str, FittedMember]) ->
     plan = study_plan(study)
     return {
         "study": study.name,
-        "schema": list(plan.schema), "schema_hash": plan.schema_hash, "lookback": plan.lookback,
-        "weights": {name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in fitted.items()},
-        "lineage": {"evaluation": evaluation_hash(read), "pin": json.loads(read.file("folds", PIN_FILE)),
-                    "ledger_head": read.stores.ledger.head()},
+        "schema": list(plan.schema),
+        "schema_hash": plan.schema_hash,
+        "lookback": plan.lookback,
+        "weights": {
+            name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in fitted.items()
+        },
+        "lineage": {
+            "evaluation": evaluation_hash(read),
+            "pin": json.loads(read.file("folds", PIN_FILE)),
+            "ledger_head": read.stores.ledger.head(),
+        },
         "serving_batch": study.training.serving_batch,
     }
 
 
-def _candidate_evidence(study: Study, read: Reader, bundle: Bundle, fitted: Mapping[str, FittedMember]) -> Evidence:
+def _candidate_evidence(
+    study: Study, read: Reader, bundle: Bundle, fitted: Mapping[str, FittedMember]
+) -> Evidence:
     """Replay through the bundle as it lies on disk, compared with what the training run recorded."""
     loaded = load_bundle(read.stores.bundles, bundle.hash)
     prepared, replay_differences, weights = prepared_inputs(study, read), 0, 0
     correlations = []
     for name, f in fitted.items():
         scorer = load_member(loaded.member_files(name))
-        recorded = f.scores.filter(pl.col("session").is_in(f.scores["session"].unique().sort().tail(REPLAY_SESSIONS).implode()))
-        replayed = scorer.score_inputs(scorer.prepared_inputs(prepared, recorded["session"].unique().sort().to_list()))
+        recorded = f.scores.filter(
+            pl.col("session").is_in(f.scores["session"].unique().sort().tail(REPLAY_SESSIONS).implode())
+        )
+        replayed = scorer.score_inputs(
+            scorer.prepared_inputs(prepared, recorded["session"].unique().sort().to_list())
+        )
         replay_differences += _differences(recorded, replayed)
-        weights += sum(hash_bytes(loaded.files[f"members/{name}/{file}"]) != hash_bytes(data) for file, data in f.files.items())
+        weights += sum(
+            hash_bytes(loaded.files[f"members/{name}/{file}"]) != hash_bytes(data)
+            for file, data in f.files.items()
+        )
         correlations.append(_refit_correlation(study, read, name, scorer))
-    return Evidence(subject=bundle.hash, facts={
-        "replay_differences": float(replay_differences), "weights_differences": float(weights),
-        "refit_correlation": float(np.mean(correlations)),
-    })
+    return Evidence(
+        subject=bundle.hash,
+        facts={
+            "replay_differences": float(replay_differences),
+            "weights_differences": float(weights),
+            "refit_correlation": float(np.mean(correlations)),
+        },
+    )
 
 
 def _differences(recorded: pl.DataFrame, replayed: pl.DataFrame) -> int:
     """Values of any head that differ in any bit, rows missing on either side included."""
     heads = [c for c in recorded.columns if c.endswith("_head")]
     both = recorded.join(replayed, on=list(ROW), how="left", suffix="_again")
-    return sum(int((both[h].reinterpret(dtype=pl.UInt32) != both[f"{h}_again"].reinterpret(dtype=pl.UInt32)).fill_null(True).sum()) for h in heads)
+    return sum(
+        int(
+            (both[h].reinterpret(dtype=pl.UInt32) != both[f"{h}_again"].reinterpret(dtype=pl.UInt32))
+            .fill_null(True)
+            .sum()
+        )
+        for h in heads
+    )
 
 
 def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) -> float:
@@ -129,8 +171,14 @@ def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) ->
     sessions = scores["session"].unique().sort().tail(REPLAY_SESSIONS).to_list()
     again = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
     both = scores.join(again.select(*ROW, again=head), on=list(ROW))
-    return float(np.mean([spearman(part[head].to_numpy(), part["again"].to_numpy())
-                          for part in both.partition_by("session")]))
+    return float(
+        np.mean(
+            [
+                spearman(part[head].to_numpy(), part["again"].to_numpy())
+                for part in both.partition_by("session")
+            ]
+        )
+    )
 
 
 def run_champion(study: Study, read: Reader, _: str) -> StageResult:
@@ -139,18 +187,29 @@ def run_champion(study: Study, read: Reader, _: str) -> StageResult:
     bundle = load_bundle(read.stores.bundles, chosen["bundle"])
     read.stores.ledger.verify(bundle.manifest["lineage"]["ledger_head"])
     judgements = {
-        "evaluation": Judgement(read.table("scorecard", "verdicts"), evaluation_hash(read), _judged_at(read, "scorecard")),
-        "candidate": Judgement(read.table("candidate", "verdicts"), bundle.hash, _judged_at(read, "candidate")),
+        "evaluation": Judgement(
+            read.table("scorecard", "verdicts"), evaluation_hash(read), _judged_at(read, "scorecard")
+        ),
+        "candidate": Judgement(
+            read.table("candidate", "verdicts"), bundle.hash, _judged_at(read, "candidate")
+        ),
     }
     reasons = reasons_to_refuse(judgements, study.promotion, now=read.now, rewritten=_rewritten(read))
     if chosen["evaluation"] != evaluation_hash(read):
         reasons.append("candidate: was refitted under another evaluation")
     if bundle.manifest["lineage"]["ledger_head"] != read.stores.ledger.head():
         reasons.append("stale: the ledger has grown since the candidate was judged")
-    body = read.stores.champions.promote(bundle.hash, reasons, evaluation=evaluation_hash(read),
-                                         ledger_head=read.stores.ledger.head(), now=read.now)
-    return StageResult(files={"champion.json": canonical_json(body).encode()},
-                       metadata={"bundle": bundle.hash, "promoted_at": body["at"]})
+    body = read.stores.champions.promote(
+        bundle.hash,
+        reasons,
+        evaluation=evaluation_hash(read),
+        ledger_head=read.stores.ledger.head(),
+        now=read.now,
+    )
+    return StageResult(
+        files={"champion.json": canonical_json(body).encode()},
+        metadata={"bundle": bundle.hash, "promoted_at": body["at"]},
+    )
 
 
 def _judged_at(read: Reader, stage: str) -> datetime:
@@ -160,8 +219,12 @@ def _judged_at(read: Reader, stage: str) -> datetime:
 def _rewritten(read: Reader) -> list[str]:
     """Pinned partitions whose panel of past decision times is no longer what was pinned."""
     pin = json.loads(read.file("folds", PIN_FILE))["stages"]
-    return [f"{stage}/{part}" for stage in PINNED[:2] for part, digest in pin[stage].items()
-            if read.rewritten(stage, part, digest)]
+    return [
+        f"{stage}/{part}"
+        for stage in PINNED[:2]
+        for part, digest in pin[stage].items()
+        if read.rewritten(stage, part, digest)
+    ]
 
 
 def champion_bundle(read: Reader) -> Bundle:
@@ -178,8 +241,11 @@ def run_inference(study: Study, read: Reader, session: str) -> StageResult:
     try:
         missing = read.incomplete(day)
         if missing:
-            raise IncompleteTables("a session is scored on complete tables", f"{session}: {', '.join(missing)}",
-                                   "run the daily job again when the vendor has published them")
+            raise IncompleteTables(
+                "a session is scored on complete tables",
+                f"{session}: {', '.join(missing)}",
+                "run the daily job again when the vendor has published them",
+            )
         bundle = champion_bundle(read)
         made = _infer(study, read, bundle, day)
         record = write_selection(read.stores.records, made.selection(day, bundle.hash))
@@ -188,11 +254,21 @@ def run_inference(study: Study, read: Reader, session: str) -> StageResult:
         raise
     return StageResult(
         tables={name: getattr(made, name) for name in PARITY_TABLES},
-        keys={"panel": ROW, "features": ROW, "tensors": ("member", "session"), "scores": ("member", *ROW), "predictions": ROW,
-              "orders": ("session", "rank")},
+        keys={
+            "panel": ROW,
+            "features": ROW,
+            "tensors": ("member", "session"),
+            "scores": ("member", *ROW),
+            "predictions": ROW,
+            "orders": ("session", "rank"),
+        },
         files={"record.json": canonical_json({"bundle": bundle.hash, "session": session}).encode()},
-        metadata={"bundle": bundle.hash, "names": len(made.predictions), "selected": made.orders.select("rank", "code", "score").to_dicts(),
-                  "record": str(record.name)},
+        metadata={
+            "bundle": bundle.hash,
+            "names": len(made.predictions),
+            "selected": made.orders.select("rank", "code", "score").to_dicts(),
+            "record": str(record.name),
+        },
     )
 
 
@@ -205,7 +281,11 @@ def _infer(study: Study, read: Reader, bundle: Bundle, day: date) -> Inference:
     features = read.table("features", "features", partitions=part).filter(inside)
     panel = read.table("panel", "panel", partitions=part).filter(inside)
     if features.filter(pl.col("session") == day).is_empty():
-        raise BadInput("a session's features exist before it is scored", day.isoformat(), "materialise panel and features first")
+        raise BadInput(
+            "a session's features exist before it is scored",
+            day.isoformat(),
+            "materialise panel and features first",
+        )
     return infer(bundle, features, panel, day)
 
 
@@ -221,18 +301,51 @@ def run_parity(study: Study, read: Reader, session: str) -> StageResult:
     if not report.exact:
         read.progress(f"differs first at {report.first_difference}", 1.0)
     return StageResult(
-        tables={"report": table}, keys={"report": ("session", "asset")},
-        metadata={"exact": report.exact, "rows": report.rows, "first_difference": str(report.first_difference or "")},
+        tables={"report": table},
+        keys={"report": ("session", "asset")},
+        metadata={
+            "exact": report.exact,
+            "rows": report.rows,
+            "first_difference": str(report.first_difference or ""),
+        },
     )
 
 
-CANDIDATE = Stage("candidate", "whole", ("folds", "scorecard"), run_candidate,
-                  ("members", "training", "labels", "calibration", "policy", "execution", "promotion"),
-                  ("pipeline.models", "pipeline.serving"), pinned=True,
-                  summary="The bundle refitted for production on all pinned history, with verdicts of its own.")
-CHAMPION = Stage("champion", "whole", ("scorecard", "candidate"), run_champion, ("promotion",), ("pipeline.gates",), pinned=True,
-                 summary="Moves the pointer when every gate of evaluation and candidate is green; else refuses with reasons.")
-INFERENCE = Stage("inference", "session", ("panel", "features"), run_inference, ("policy",), ("pipeline.serving",),
-                  summary="Scores and selections of one session by the champion; append-only records.")
-PARITY = Stage("parity", "session", ("inference",), run_parity, (), ("pipeline.serving",),
-               summary="The recorded session rebuilt by the research path: exact, or the first difference.")
+CANDIDATE = Stage(
+    "candidate",
+    "whole",
+    ("folds", "scorecard"),
+    run_candidate,
+    ("members", "training", "labels", "calibration", "policy", "execution", "promotion"),
+    ("pipeline.models", "pipeline.serving"),
+    pinned=True,
+    summary="The bundle refitted for production on all pinned history, with verdicts of its own.",
+)
+CHAMPION = Stage(
+    "champion",
+    "whole",
+    ("scorecard", "candidate"),
+    run_champion,
+    ("promotion",),
+    ("pipeline.gates",),
+    pinned=True,
+    summary="Moves the pointer when every gate of evaluation and candidate is green; else refuses with reasons.",
+)
+INFERENCE = Stage(
+    "inference",
+    "session",
+    ("panel", "features"),
+    run_inference,
+    ("policy",),
+    ("pipeline.serving",),
+    summary="Scores and selections of one session by the champion; append-only records.",
+)
+PARITY = Stage(
+    "parity",
+    "session",
+    ("inference",),
+    run_parity,
+    (),
+    ("pipeline.serving",),
+    summary="The recorded session rebuilt by the research path: exact, or the first difference.",
+)
