@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import PromotionRefused, Tampered
+from pipeline.gates.chain import Chain
 from pipeline.gates.evaluate import VERDICT_SCHEMA
 from pipeline.gates.promotion import Champions, Judgement, reasons_to_refuse
 from pipeline.gates.spec import GateSpec, PromotionSpec
@@ -169,6 +170,24 @@ def test_an_edited_pointer_is_seen(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("aaaa", "evil"))
     with pytest.raises(Tampered):
         champions.current()
+
+
+def test_a_run_reports_its_own_promotion(tmp_path: Path) -> None:
+    """Pins a run that reads the pointer back after another process has moved it on."""
+
+    class Busy(Chain):
+        """A chain on which another process promotes right after each append."""
+
+        def append(self, build):
+            row = super().append(build)
+            Champions(self.root).promote("other", [], **ANCHORS)
+            return row
+
+    champions = Champions(tmp_path)
+    champions.chain = Busy(tmp_path)
+    assert champions.promote("mine", [], **ANCHORS)["bundle"] == "mine"
+    assert champions.rollback("mine", "why", now=NOW)["kind"] == "rolled_back"
+    assert champions.current()["bundle"] == "other"  # type: ignore[index]
 
 
 PROMOTER = """

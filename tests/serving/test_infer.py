@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.errors import BadInput, FoldgateError, IncompleteTables, LookAheadError, SchemaError
 from pipeline.fingerprints import hash_bytes
+from pipeline.frames import canonical
 from pipeline.serving.bundle import Bundle, load_bundle, write_bundle
 from pipeline.serving.infer import Inference, infer
 from pipeline.serving.parity import KEYS, compare
@@ -100,6 +103,17 @@ def test_members_are_averaged_in_the_studys_order(bundle: Bundle) -> None:
     """Pins float sums over members in the order of their files: another order, other bits."""
     assert list(bundle.scorers) == ["linear", "boosted", "sequence"]
     assert list(bundle.calibrators) == ["linear", "boosted", "sequence"]
+
+
+def test_scores_are_stored_as_they_were_served(bundle: Bundle) -> None:
+    """Pins a score of -0.0: storing turns it into 0.0, and parity would never be exact again."""
+    negative = Bundle(bundle.hash, bundle.manifest, bundle.files)
+    scorer = negative.scorers["linear"]
+    negative.scorers["linear"] = replace(scorer, predict=lambda inputs: np.full((len(inputs), 4), -0.0, np.float32))
+    for name, frame in frames(served(negative)).items():
+        assert frame.equals(canonical(frame, KEYS[name])), name
+        values = frame.select(pl.selectors.float()).fill_null(1.0)
+        assert not np.signbit(values.to_numpy()[values.to_numpy() == 0.0]).any(), name
 
 
 def test_what_is_recorded(bundle: Bundle, tmp_path: Path) -> None:
