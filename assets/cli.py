@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.home or os.environ.get(HOME_VARIABLE) or PROJECT / "dagster_home" / arguments.default_home
     ).resolve()
     os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning made two busy cores ten times slower
+    warnings.filterwarnings("ignore", message=".*(currently in beta|currently in preview).*")
     try:
         return int(arguments.run(home, arguments) or 0)
     except FoldgateError as broken:

@@ -50,11 +50,7 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
         home = home if arguments.home else PROJECT / "dagster_home" / "imported"
     else:
         settings = _simulated_settings(arguments)
-        home = (
-            home
-            if arguments.home or arguments.profile == "demo"
-            else PROJECT / "dagster_home" / arguments.profile
-        )
+        home = home if arguments.home or arguments.profile == "demo" else PROJECT / "dagster_home" / arguments.profile
     _clear(home)
     _use(home)
     environment = create_environment(home, settings, TEMPLATE)
@@ -91,20 +87,13 @@ def _clear(home: Path) -> None:
 def _simulated_settings(arguments: argparse.Namespace) -> Settings:
     from resources.simulated import simulated_market
 
-    overrides = {
-        k: v
-        for k, v in (("signal", 0.0 if arguments.null else None), ("seed", arguments.seed))
-        if v is not None
-    }
-    market = simulated_market(arguments.profile, overrides)
-    sessions = market.calendar.between(market.calendar.sessions[0], market.profile.last_session)[
-        -market.profile.sessions :
-    ]
+    asked = {"signal": 0.0 if arguments.null else None, "seed": arguments.seed}
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    sessions = simulated_market(arguments.profile, chosen).sessions
     return Settings(
         source="simulated",
         profile=arguments.profile,
-        signal=overrides.get("signal"),
-        seed=overrides.get("seed"),
+        market=chosen,
         first_session=sessions[0],
         last_session=sessions[-1],
         overrides=TINY_SIZES if arguments.profile == "tiny" else {},
@@ -276,7 +265,7 @@ def train(home: Path, _: argparse.Namespace) -> int:
 
 def infer(home: Path, arguments: argparse.Namespace) -> int:
     """Exit code 1 and a notification when no selection could be made."""
-    from assets.daily import RETRY_SECONDS, deadline, run_session
+    from assets.daily import RETRY_SECONDS, deadline_passed, run_session
     from resources.notification import notify
 
     console, environment = Console("infer"), Environment(home)
@@ -285,19 +274,14 @@ def infer(home: Path, arguments: argparse.Namespace) -> int:
         while True:
             try:
                 run_session(runner, session)
-            except IncompleteTables as incomplete:
-                if arguments.wait and environment.clock.now() < deadline(
-                    environment, environment.study, session
-                ):
-                    console.say(f"{incomplete.observed}; asking again in {RETRY_SECONDS} s")
-                    time.sleep(RETRY_SECONDS)
-                    continue
-                notify(environment.settings.notify, f"foldgate infer {session}: {incomplete}")
-                raise
+                break
             except FoldgateError as failure:
-                notify(environment.settings.notify, f"foldgate infer {session}: {failure}")
-                raise
-            break
+                late = deadline_passed(environment, environment.study, session)
+                if late or not (arguments.wait and isinstance(failure, IncompleteTables)):
+                    notify(environment.settings.notify, f"foldgate infer {session}: {failure}")
+                    raise
+                console.say(f"{failure.observed}; asking again in {RETRY_SECONDS} s")
+            time.sleep(RETRY_SECONDS)
     console.finish(f"{session}: see {environment.records(environment.study.name)}")
     return 0
 
@@ -327,9 +311,7 @@ def parity(home: Path, arguments: argparse.Namespace) -> int:
             check_session(runner, day_of(session))
     report = environment.artifacts.table(environment.study.name, "parity", "report", partitions=wanted)
     different = report.filter(~report["exact"])
-    console.finish(
-        f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}"
-    )
+    console.finish(f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}")
     return 0 if different.is_empty() else 1
 
 

@@ -1,6 +1,8 @@
 """One live session, end to end: fetch, refresh, infer, check the one before. For the schedule and the CLI."""
 
-from datetime import date, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -9,6 +11,7 @@ from assets.runs import Build, Runner
 from assets.schedules import SESSION_TAG
 from pipeline.clock import instant
 from pipeline.errors import IncompleteTables
+from pipeline.serving.records import write_no_selection
 from pipeline.study import Study
 from resources.environments import Environment
 from resources.freshness import incomplete_sessions
@@ -20,19 +23,36 @@ MAX_RETRIES = 1000  # the hour in the settings ends the retries, not this count
 
 def run_session(runner: Runner, session: date) -> None:
     """Everything of one live session. Inference itself fetches nothing and refuses on incomplete tables."""
-    environment, study = runner.environment, runner.study
     month = f"{session:%Y-%m}"
-    runner.ingest(month, month)
+    with _no_selection_on_failure(runner, session):
+        runner.ingest(month, month)
+        _require_complete(runner.environment, runner.study, session)
+        runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
+    runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
+
+
+@contextmanager
+def _no_selection_on_failure(runner: Runner, session: date) -> Iterator[None]:
+    """The latest files never show yesterday's list for today; a session that is still retried is not written yet."""
+    environment, study = runner.environment, runner.study
+    try:
+        yield
+    except Exception as failure:
+        retried = isinstance(failure, IncompleteTables) and not deadline_passed(environment, study, session)
+        if not retried:
+            write_no_selection(environment.records(study.name), session, str(failure).splitlines()[0])
+        raise
+
+
+def _require_complete(environment: Environment, study: Study, session: date) -> None:
     gaps = incomplete_sessions(environment, study, session)
     missing = sorted(table for table, days in gaps.items() if days)
-    if missing and environment.clock.now() < deadline(environment, study, session):
+    if missing:
         raise IncompleteTables(
             "a session is scored on complete tables",
             f"{session}: {', '.join(missing)}",
-            f"asked again until {environment.settings.retry_until:%H:%M}",
+            f"asked again until {environment.settings.retry_until:%H:%M}; then the day fails",
         )
-    runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
-    runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
 
 
 def check_session(runner: Runner, session: date) -> None:
@@ -40,9 +60,10 @@ def check_session(runner: Runner, session: date) -> None:
     runner.stages(["parity"], first=session.isoformat(), step=f"parity {session}")
 
 
-def deadline(environment: Environment, study: Study, session: date) -> datetime:
-    """The instant after which incomplete tables fail the day."""
-    return instant(session, environment.settings.retry_until, ZoneInfo(study.market.zone))
+def deadline_passed(environment: Environment, study: Study, session: date) -> bool:
+    """Whether incomplete tables fail the day by now."""
+    until = instant(session, environment.settings.retry_until, ZoneInfo(study.market.zone))
+    return environment.clock.now() >= until
 
 
 def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:
@@ -62,15 +83,11 @@ def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:
         try:
             run_session(runner, day)
         except IncompleteTables as incomplete:
-            if environment.clock.now() < deadline(environment, study, day):
-                raise dg.RetryRequested(
-                    max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS
-                ) from incomplete
+            if not deadline_passed(environment, study, day):
+                raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS) from incomplete
             raise
 
-    @dg.job(
-        name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session."
-    )
+    @dg.job(name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session.")
     def daily() -> None:
         session()
 

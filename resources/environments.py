@@ -39,8 +39,10 @@ class Settings(Spec):
     ----------
     source : {"simulated", "imported", "tushare"}
         Where vendor rows come from.
-    profile, signal, seed
+    profile : str
         Of the simulated market.
+    market : mapping
+        Fields of that profile to replace, e.g. {"signal": 0.0, "seed": 3}.
     folder : str
         Of an import.
     first_session, last_session : date
@@ -58,8 +60,7 @@ class Settings(Spec):
     source: Literal["simulated", "imported", "tushare"] = "simulated"
     study: str = next(iter(STUDIES))
     profile: str = "demo"
-    signal: float | None = None
-    seed: int | None = None
+    market: Mapping[str, Any] = {}
     folder: str = ""
     base_url: str = "http://api.tushare.pro"
     calls_per_minute: int = 170
@@ -145,10 +146,7 @@ class Environment:
         """The simulated market behind this environment."""
         from resources.simulated import simulated_market
 
-        overrides = {
-            k: v for k, v in (("signal", self.settings.signal), ("seed", self.settings.seed)) if v is not None
-        }
-        return simulated_market(self.settings.profile, overrides)
+        return simulated_market(self.settings.profile, self.settings.market)
 
     @cached_property
     def clock(self) -> Clock:
@@ -205,9 +203,7 @@ class Environment:
     def calendar(self) -> Calendar:
         """The trading calendar as the lake knows it."""
         if "trade_cal" not in self.lake.tables():
-            raise MissingTable(
-                "the calendar comes from trade_cal", "the lake holds none", "ingest trade_cal first"
-            )
+            raise MissingTable("the calendar comes from trade_cal", "the lake holds none", "ingest trade_cal first")
         return Calendar.from_trade_cal(self.lake.latest("trade_cal"))
 
 

@@ -29,6 +29,7 @@ from pipeline.stages.research import calibrated_members, read_eligible, read_lab
 from pipeline.study import Study
 
 BOOK_KEY = ("book", "session")
+ORDER_COLUMNS = ("book", "session", "rank", "instrument", "weight")
 EVALUATED = ("folds", "models", "calibrators", "positions", "predictions", "backtest")
 
 
@@ -36,39 +37,29 @@ def run_backtest(study: Study, read: Reader, _: str) -> StageResult:
     """The study's books on every path and on the locked stretch, beside index, universe and random books."""
     predictions = read.table("predictions", "predictions")
     orders = _orders(study, read, predictions)
-    sessions = orders["session"].unique().sort()
-    eligible = read_eligible(read).filter(pl.col("eligible") & pl.col("session").is_in(sessions.implode()))
-    drawn = random_orders(eligible, study.policy.top_k, study.execution.random_books, study.execution.seed)
-    equal = equal_weight_orders(eligible)
-    columns = ["book", "session", "rank", "instrument", "weight"]
-    books = run_books(
-        pl.concat([part.select(columns) for part in (orders, drawn, equal)]),
-        read_market(read),
-        study.execution,
-        index=_index(study, read, sessions[0]),
-    )
-    trials = _trials(study, read, books, predictions)
+    books, excess = _beside_random(study, read, orders, benchmarks=True)
     ic = _rank_ic(read, predictions)
     compared = books.metrics.filter(~pl.col("book").str.starts_with("random_"))
     panel = read.table("panel", "panel", columns=[*ROW, "total_mv", "board", "industry"])
-    profile = selected_profile(orders, panel)
     return StageResult(
         tables={
             "orders": orders,
             "equity": books.equity,
             "trades": books.trades,
             "metrics": books.metrics,
+            "excess": excess,
             "rank_ic": ic,
-            "profile": profile,
+            "profile": selected_profile(orders, panel),
         },
         keys={
             "orders": (*BOOK_KEY, "rank"),
             "equity": BOOK_KEY,
             "trades": (*BOOK_KEY, "rank"),
             "metrics": ("book", "name"),
+            "excess": BOOK_KEY,
             "rank_ic": ("path", "session"),
         },
-        trials=trials,
+        trials=_trials(study, read, excess),
         metadata={
             "net_annualised": _by_book(compared, "annualised_return_net"),
             "sharpe_net": _by_book(compared, "sharpe_net"),
@@ -77,11 +68,50 @@ def run_backtest(study: Study, read: Reader, _: str) -> StageResult:
     )
 
 
+def _beside_random(
+    study: Study, read: Reader, orders: pl.DataFrame, *, benchmarks: bool
+) -> tuple[BacktestTables, pl.DataFrame]:
+    """Books of the orders, and each one's net excess over random books that start when it starts.
+
+    The locked stretch has random books of its own: a book that is still filling its sleeves is not comparable with
+    one that has been invested for a year.
+    """
+    locked = pl.col("book") == LOCKED
+    parts = [part for part in (orders.filter(~locked), orders.filter(locked)) if not part.is_empty()]
+    tables: list[BacktestTables] = []
+    excess: list[pl.DataFrame] = []
+    for part in parts:
+        eligible = read_eligible(read).filter(
+            pl.col("eligible") & pl.col("session").is_in(part["session"].unique().implode())
+        )
+        drawn = random_orders(eligible, study.policy.top_k, study.execution.random_books, study.execution.seed)
+        shown = [part, drawn, equal_weight_orders(eligible)] if benchmarks else [part, drawn]
+        index = _index(study, read, part["session"][0]) if benchmarks else None
+        ran = run_books(
+            pl.concat([book.select(ORDER_COLUMNS) for book in shown]), read_market(read), study.execution, index=index
+        )
+        own = part["book"].unique().sort().to_list()
+        excess += [excess_over_random(ran.equity, book).insert_column(0, pl.lit(book).alias("book")) for book in own]
+        tables.append(ran if not tables else _only(ran, own))
+    return _stacked(tables), pl.concat(excess)
+
+
+def _only(tables: BacktestTables, books: list[str]) -> BacktestTables:
+    keep = pl.col("book").is_in(books)
+    return BacktestTables(tables.equity.filter(keep), tables.trades.filter(keep), tables.metrics.filter(keep))
+
+
+def _stacked(tables: list[BacktestTables]) -> BacktestTables:
+    return BacktestTables(
+        pl.concat([part.equity for part in tables]),
+        pl.concat([part.trades for part in tables]),
+        pl.concat([part.metrics for part in tables]),
+    )
+
+
 def _orders(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
     policies = {split: read_policy(read, split) for split in study.folds.splits}
-    return path_orders(
-        predictions, policies, read.table("folds", "paths"), read.table("folds", "split_sessions")
-    )
+    return path_orders(predictions, policies, read.table("folds", "paths"), read.table("folds", "split_sessions"))
 
 
 def _index(study: Study, read: Reader, first: date) -> pl.DataFrame | None:
@@ -97,9 +127,7 @@ def _index(study: Study, read: Reader, first: date) -> pl.DataFrame | None:
 def _rank_ic(read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
     """path, session, rank_ic: of the policy's score with the executable return."""
     by_split = rank_ic(predictions, read_labels(read))
-    return recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), by_split).drop(
-        "split"
-    )
+    return recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), by_split).drop("split")
 
 
 def _configuration(study: Study, members: list[str]) -> str:
@@ -115,47 +143,40 @@ def rows_name(read: Reader, kind: str) -> str:
     return f"{kind}:{hash_json(mine.to_list())[:16]}" if len(mine) else f"{kind}:none"
 
 
-def _trials(study: Study, read: Reader, books: BacktestTables, predictions: pl.DataFrame) -> list[Trial]:
+def _trials(study: Study, read: Reader, excess: pl.DataFrame) -> list[Trial]:
     """The ensemble and each member alone: all are scored on rows that gates read, so all are counted."""
     names = [member.name for member in study.members]
-    evaluation = evaluation_hash(read)
-    found = []
-    for label, members in [("ensemble", names), *((name, [name]) for name in names if len(names) > 1)]:
-        equity = books.equity if label == "ensemble" else _member_equity(study, read, label, books)
+    scored = [("ensemble", names, excess)]
+    if len(names) > 1:
+        scored += [(name, [name], _member_excess(study, read, name)) for name in names]
+    evaluation, found = evaluation_hash(read), []
+    for label, members, values in scored:
         for kind in ("paths", LOCKED):
-            chosen = _mean_excess(equity, kind)
-            if chosen is not None:
+            mean = _mean_excess(values, kind)
+            if len(mean):
                 found.append(
                     Trial(
-                        _configuration(study, members),
-                        label,
-                        evaluation,
-                        rows_name(read, kind),
-                        chosen["session"].to_list(),
-                        chosen["excess"].to_list(),
+                        configuration=_configuration(study, members),
+                        label=label,
+                        evaluation=evaluation,
+                        rows=rows_name(read, kind),
+                        sessions=mean["session"].to_list(),
+                        returns=mean["excess"].to_list(),
                     )
                 )
     return found
 
 
-def _member_equity(study: Study, read: Reader, name: str, books: BacktestTables) -> pl.DataFrame:
-    """The same protocol and policy grid point for one member alone, beside the same random books."""
-    alone = pl.concat(
-        [calibrated_members(study, read, split, "test", [name]) for split in study.folds.splits]
-    )
-    equity = run_books(_orders(study, read, alone), read_market(read), study.execution).equity
-    return pl.concat([equity, books.equity.filter(pl.col("book").str.starts_with("random_"))])
+def _member_excess(study: Study, read: Reader, name: str) -> pl.DataFrame:
+    """The same protocol and policies for one member alone."""
+    alone = [calibrated_members(study, read, split, "test", [name]) for split in study.folds.splits]
+    return _beside_random(study, read, _orders(study, read, pl.concat(alone)), benchmarks=False)[1]
 
 
-def _mean_excess(equity: pl.DataFrame, kind: str) -> pl.DataFrame | None:
-    """Net excess over the mean random book, averaged over the books of a kind."""
-    wanted = equity.filter(
-        pl.col("book").str.starts_with("path_") if kind == "paths" else pl.col("book") == LOCKED
-    )
-    parts = [excess_over_random(equity, book) for book in wanted["book"].unique().sort()]
-    if not parts:
-        return None
-    return pl.concat(parts).group_by("session").agg(pl.col("excess").mean()).sort("session")
+def _mean_excess(excess: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """session, excess: averaged over the paths, or of the locked stretch."""
+    wanted = pl.col("book") == LOCKED if kind == LOCKED else pl.col("book") != LOCKED
+    return excess.filter(wanted).group_by("session").agg(pl.col("excess").mean()).sort("session")
 
 
 def _by_book(metrics: pl.DataFrame, name: str) -> list[dict[str, object]]:
@@ -187,36 +208,35 @@ def run_scorecard(study: Study, read: Reader, _: str) -> StageResult:
 
 
 def _evidence(study: Study, read: Reader) -> Evidence:
-    equity, trades = read.table("backtest", "equity"), read.table("backtest", "trades")
-    books = [book for book in equity["book"].unique().sort() if book.startswith("path_") or book == LOCKED]
-    excess = {book: excess_over_random(equity, book)["excess"].to_numpy() for book in books}
     rows = read.stores.ledger.rows()
     return Evidence(
         subject=evaluation_hash(read),
         certificate=read.table("folds", "certificate"),
-        excess=_same_length(excess),
+        excess=_excess_series(read.table("backtest", "excess")),
         rank_ic=_ic_series(read.table("backtest", "rank_ic")),
         metrics=_nested(read.table("backtest", "metrics")),
         calibration=_brier(study, read),
         trials=rows.filter(pl.col("rows") == rows_name(read, "paths")),
-        facts=_facts(study, read, trades, rows),
+        facts=_facts(study, read, read.table("backtest", "trades"), rows),
     )
 
 
-def _same_length(excess: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Paths end on the same session up to carried exits; the shorter ones are cash from then on."""
-    longest = max((len(series) for book, series in excess.items() if book.startswith("path_")), default=0)
+def _excess_series(excess: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Book -> its excess in session order. Paths end alike up to carried exits; the shorter are cash from then on."""
+    series = {
+        str(book): part.sort("session")["excess"].to_numpy()
+        for (book,), part in excess.partition_by("book", as_dict=True).items()
+    }
+    longest = max((len(values) for book, values in series.items() if book != LOCKED), default=0)
     return {
-        book: np.pad(series, (0, longest - len(series))) if book.startswith("path_") else series
-        for book, series in excess.items()
+        book: values if book == LOCKED else np.pad(values, (0, longest - len(values)))
+        for book, values in series.items()
     }
 
 
 def _ic_series(ic: pl.DataFrame) -> dict[str, np.ndarray]:
     """Mean rank IC per session over the paths, and on the locked stretch."""
-    paths = (
-        ic.filter(pl.col("path") != LOCKED).group_by("session").agg(pl.col("rank_ic").mean()).sort("session")
-    )
+    paths = ic.filter(pl.col("path") != LOCKED).group_by("session").agg(pl.col("rank_ic").mean()).sort("session")
     return {
         "paths": paths["rank_ic"].to_numpy(),
         LOCKED: ic.filter(pl.col("path") == LOCKED)["rank_ic"].to_numpy(),
@@ -233,9 +253,7 @@ def _nested(metrics: pl.DataFrame) -> dict[str, dict[str, float]]:
 def _brier(study: Study, read: Reader) -> pl.DataFrame:
     """head, brier, constant_brier over all out-of-sample rows; the constant is the head's rate on those rows."""
     heads = [head.name for head in study.labels.heads if head.kind == "probability"]
-    joined = read.table("predictions", "predictions").join(
-        read_labels(read).select(*ROW, *heads), on=list(ROW)
-    )
+    joined = read.table("predictions", "predictions").join(read_labels(read).select(*ROW, *heads), on=list(ROW))
     parts = []
     for head in heads:
         known = joined.drop_nulls(head).select(p=f"{head}_pred", y=pl.col(head).cast(pl.Float64))
@@ -257,9 +275,7 @@ def _facts(study: Study, read: Reader, trades: pl.DataFrame, ledger: pl.DataFram
         "impossible_fills": float(len(wrong)),
         "fills": float(trades["entry_session"].count()),
         "quarantined_share": len(quarantine) / max(len(panel), 1),
-        "locked_openings": float(
-            ledger.filter(pl.col("rows") == rows_name(read, LOCKED))["evaluation"].n_unique()
-        ),
+        "locked_openings": float(ledger.filter(pl.col("rows") == rows_name(read, LOCKED))["evaluation"].n_unique()),
         "cost_bps": study.execution.buy_cost_bps + study.execution.sell_cost_bps,
     }
 

@@ -77,11 +77,7 @@ def _raw_for(study: Study, read: Reader, sessions: Sequence[date]) -> dict[str, 
     for table in study.table_names:
         own = read.raw(table, start=first if table in FAST_TABLES else context, end=last, known_until=until)
         if own is not None:
-            late = (
-                None
-                if table in FAST_TABLES
-                else read.raw(table, end=context, known_after=since, known_until=until)
-            )
+            late = None if table in FAST_TABLES else read.raw(table, end=context, known_after=since, known_until=until)
             raw[table] = _together(own, late)
     for day in revised_sessions(raw, read.calendar, sessions, study.market):
         if day >= context:

@@ -35,8 +35,7 @@ def run_folds(study: Study, read: Reader, _: str) -> StageResult:
     """Pin what exists now, split it, and certify the splits."""
     features = read.versions("features")
     pin = {
-        stage: {part: digest for part, digest in read.versions(stage).items() if part in features}
-        for stage in PINNED
+        stage: {part: digest for part, digest in read.versions(stage).items() if part in features} for stage in PINNED
     }
     labels = read.table("labels", "labels", columns=[*ROW, "label_start", "label_end"])
     folds = make_folds(_scored(read, labels), read.calendar, study.folds)
@@ -75,9 +74,7 @@ def read_eligible(read: Reader) -> pl.DataFrame:
 def prepared_inputs(study: Study, read: Reader) -> Prepared:
     """Cross-sectional ranks of every pinned session: the same for all splits and members."""
     scopes = {feature.name: feature.scope for feature in plan(study.features).features}
-    return read.once(
-        "prepared", lambda: prepare(read.table("features", "features"), read_eligible(read), scopes)
-    )
+    return read.once("prepared", lambda: prepare(read.table("features", "features"), read_eligible(read), scopes))
 
 
 def read_market(read: Reader) -> Market:
@@ -168,9 +165,7 @@ def run_calibrators(study: Study, read: Reader, split: str) -> StageResult:
     )
 
 
-def _reliability(
-    study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame
-) -> pl.DataFrame:
+def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     """Reliability of every probability head before and after, on the rows with truth."""
     heads = [head.name for head in study.labels.heads if head.kind == "probability"]
     both = calibrators.apply(scores).join(scores.select(*ROW, *(f"{h}_head" for h in heads)), on=list(ROW))
@@ -180,9 +175,7 @@ def _reliability(
         known = rows.drop_nulls(head)
         if known.is_empty():
             continue
-        before, after, truth = (
-            known[c].cast(pl.Float64).to_numpy() for c in (f"{head}_head", f"{head}_pred", head)
-        )
+        before, after, truth = (known[c].cast(pl.Float64).to_numpy() for c in (f"{head}_head", f"{head}_pred", head))
         parts.append(reliability_before_after(before, after, truth).with_columns(head=pl.lit(head)))
     return pl.concat(parts)
 
@@ -194,9 +187,7 @@ def read_calibrators(study: Study, read: Reader, split: str) -> dict[str, Calibr
     }
 
 
-def calibrated_members(
-    study: Study, read: Reader, split: str, role: str, members: Sequence[str]
-) -> pl.DataFrame:
+def calibrated_members(study: Study, read: Reader, split: str, role: str, members: Sequence[str]) -> pl.DataFrame:
     """Calibrated scores averaged over some members, on a split's rows of one role."""
     calibrators, scores = read_calibrators(study, read, split), member_scores(study, read, split, role)
     parts = {name: calibrators[name].apply(scores[name]) for name in members}
@@ -215,9 +206,7 @@ def calibrated(study: Study, read: Reader, split: str, role: str) -> pl.DataFram
 
 def run_positions(study: Study, read: Reader, split: str) -> StageResult:
     """Choose the split's policy on its tune group; the whole search table is kept."""
-    policy, search = choose_policy(
-        calibrated(study, read, split, "tune"), study.policy, tune_objective(study, read)
-    )
+    policy, search = choose_policy(calibrated(study, read, split, "tune"), study.policy, tune_objective(study, read))
     return StageResult(
         tables={"search": search},
         keys={"search": ("candidate",)},

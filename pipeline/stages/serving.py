@@ -68,9 +68,7 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
             objective=head_objective(study, read),
             progress=read.progress,
         )
-        calibrators[member.name] = fit_calibrators(
-            _tune(fitted[member.name]), labels, heads, study.calibration
-        )
+        calibrators[member.name] = fit_calibrators(_tune(fitted[member.name]), labels, heads, study.calibration)
     tuned = average_calibrated(study, {name: calibrators[name].apply(_tune(f)) for name, f in fitted.items()})
     policy, search = choose_policy(tuned, study.policy, tune_objective(study, read), origin=PRODUCTION)
     files = {f"members/{name}/{file}": data for name, f in fitted.items() for file, data in f.files.items()}
@@ -82,9 +80,7 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
     return StageResult(
         tables={"verdicts": verdicts, "search": search, "certificate": folds.certificate},
         keys={"verdicts": ("gate",), "certificate": ("split",)},
-        files={
-            BUNDLE_FILE: canonical_json({"bundle": bundle.hash, "evaluation": evaluation_hash(read)}).encode()
-        },
+        files={BUNDLE_FILE: canonical_json({"bundle": bundle.hash, "evaluation": evaluation_hash(read)}).encode()},
         metadata={
             "bundle": bundle.hash,
             "judged_at": read.now.isoformat(),
@@ -106,9 +102,7 @@ def _manifest(study: Study, read: Reader, fitted: Mapping[str, FittedMember]) ->
         "schema": list(plan.schema),
         "schema_hash": plan.schema_hash,
         "lookback": plan.lookback,
-        "weights": {
-            name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in fitted.items()
-        },
+        "weights": {name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in fitted.items()},
         "lineage": {
             "evaluation": evaluation_hash(read),
             "pin": json.loads(read.file("folds", PIN_FILE)),
@@ -118,9 +112,7 @@ def _manifest(study: Study, read: Reader, fitted: Mapping[str, FittedMember]) ->
     }
 
 
-def _candidate_evidence(
-    study: Study, read: Reader, bundle: Bundle, fitted: Mapping[str, FittedMember]
-) -> Evidence:
+def _candidate_evidence(study: Study, read: Reader, bundle: Bundle, fitted: Mapping[str, FittedMember]) -> Evidence:
     """Replay through the bundle as it lies on disk, compared with what the training run recorded."""
     loaded = load_bundle(read.stores.bundles, bundle.hash)
     prepared, replay_differences, weights = prepared_inputs(study, read), 0, 0
@@ -130,13 +122,10 @@ def _candidate_evidence(
         recorded = f.scores.filter(
             pl.col("session").is_in(f.scores["session"].unique().sort().tail(REPLAY_SESSIONS).implode())
         )
-        replayed = scorer.score_inputs(
-            scorer.prepared_inputs(prepared, recorded["session"].unique().sort().to_list())
-        )
+        replayed = scorer.score_inputs(scorer.prepared_inputs(prepared, recorded["session"].unique().sort().to_list()))
         replay_differences += _differences(recorded, replayed)
         weights += sum(
-            hash_bytes(loaded.files[f"members/{name}/{file}"]) != hash_bytes(data)
-            for file, data in f.files.items()
+            hash_bytes(loaded.files[f"members/{name}/{file}"]) != hash_bytes(data) for file, data in f.files.items()
         )
         correlations.append(_refit_correlation(study, read, name, scorer))
     return Evidence(
@@ -172,12 +161,7 @@ def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) ->
     again = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
     both = scores.join(again.select(*ROW, again=head), on=list(ROW))
     return float(
-        np.mean(
-            [
-                spearman(part[head].to_numpy(), part["again"].to_numpy())
-                for part in both.partition_by("session")
-            ]
-        )
+        np.mean([spearman(part[head].to_numpy(), part["again"].to_numpy()) for part in both.partition_by("session")])
     )
 
 
@@ -190,9 +174,7 @@ def run_champion(study: Study, read: Reader, _: str) -> StageResult:
         "evaluation": Judgement(
             read.table("scorecard", "verdicts"), evaluation_hash(read), _judged_at(read, "scorecard")
         ),
-        "candidate": Judgement(
-            read.table("candidate", "verdicts"), bundle.hash, _judged_at(read, "candidate")
-        ),
+        "candidate": Judgement(read.table("candidate", "verdicts"), bundle.hash, _judged_at(read, "candidate")),
     }
     reasons = reasons_to_refuse(judgements, study.promotion, now=read.now, rewritten=_rewritten(read))
     if chosen["evaluation"] != evaluation_hash(read):
