@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_name  # type: ignore[import-untyped]
+
 from pipeline.calibration.calibrators import Calibrators
 from pipeline.errors import BadInput, Tampered
 from pipeline.fingerprints import canonical_json, hash_bytes
@@ -254,9 +256,7 @@ def _write_folder(root: Path, digest: str, files: Mapping[str, bytes]) -> None:
 
 def _runtime(files: Mapping[str, bytes]) -> dict[str, Any]:
     """What a score's bits depend on besides the files."""
-    from llvmlite.binding import get_host_cpu_name  # type: ignore[import-untyped]  # with numba, 0.2 s
-
-    from pipeline.models.onnx_runtime import PROVIDERS, THREADS
+    from pipeline.models.onnx_runtime import PROVIDERS, THREADS  # onnxruntime takes 0.2 s to import
 
     cards = {name: Card.from_json(data) for name, data in files.items() if name.endswith(f"/{MEMBER_FILE}")}
     return {
