@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def _clear(home: Path) -> None:
     """Delete an earlier demo; never a folder that is something else."""
     if not home.exists() or not any(home.iterdir()):
         return
-    if not (home / SETTINGS_FILE).exists() or Environment(home).settings.source == "tushare":
+    settings = home / SETTINGS_FILE
+    # Read as plain JSON, so that a demo of an older version can be replaced too.
+    if not settings.exists() or json.loads(settings.read_text()).get("source") == "tushare":
         raise BadInput(
             "a demo begins in an empty folder, or replaces an earlier demo",
             f"{home} holds something else",

@@ -46,6 +46,11 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
 
 
+def fixed(value: float | None) -> str:
+    """Four decimals, so that a column of correlations reads at a glance; `-` for a missing value."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def percent(share: object) -> str:
     """A share in per cent; `-` for a missing one."""
     return f"{100 * share:.1f} %" if isinstance(share, (int, float)) and not math.isnan(share) else "-"

@@ -15,6 +15,7 @@ from assets.console import cell, number, percent, table
 from pipeline.errors import BadInput
 from pipeline.positions.policy import Policy, select
 from pipeline.serving.bundle import load_bundle
+from pipeline.serving.records import DAILY, NO_SELECTION
 from resources.environments import Environment
 
 OFF = 1.0
@@ -138,7 +139,8 @@ def _explain_live(environment: Environment, instrument: str, day: date) -> None:
     print("\nlive")
     version = artifacts.current(study, "inference").get(day.isoformat())
     if version is None:
-        print("  no recorded selection of this session")
+        refusals = _refusals(environment, day)
+        print(f"  NO_SELECTION: {refusals[-1]}" if refusals else "  never run for this session")
         return
     predictions = artifacts.table(study, "inference", "predictions", partitions=[day.isoformat()])
     record = json.loads(artifacts.file(study, "inference", "record.json", partition=day.isoformat()))
@@ -147,6 +149,15 @@ def _explain_live(environment: Environment, instrument: str, day: date) -> None:
     row = predictions.filter(pl.col("instrument") == instrument).row(0, named=True)
     print(f"  bundle {record['bundle'][:12]}: {found.verdict(policy)}")
     print(f"  rank {found.place} of {found.of} by score {number(row['score'])}; {_heads(row)}")
+
+
+def _refusals(environment: Environment, day: date) -> list[str]:
+    """Recorded reasons why the session has no selection, in the order of the attempts."""
+    history = environment.records(environment.study.name) / DAILY / "top10_history.csv"
+    if not history.exists():
+        return []
+    rows = pl.read_csv(history, columns=["trade_date", "status", "reason"], infer_schema=False)
+    return rows.filter(trade_date=f"{day:%Y%m%d}", status=NO_SELECTION)["reason"].to_list()
 
 
 def _heads(row: Mapping[str, Any]) -> str:

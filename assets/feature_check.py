@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from assets import arguments
-from assets.console import number, percent, table
+from assets.console import fixed, number, percent, table
 from pipeline.asof.patches import latest
 from pipeline.backtests.ic import forward_returns
 from pipeline.backtests.market import Market
@@ -71,6 +71,7 @@ def check_feature(environment: Environment, name: str) -> int:
         Subject(plan, batch.law_inputs, tuple(f.name for f in features), _cuts(batch, plan, LOOKBACK_CUTS))
     )
     returns, spans = _returns(environment, batch)
+    spans = spans if len(features) == 1 else {"ret": spans["ret"]}
     reports = {f.name: factor_report(_factor(batch, f.name), returns, spans) for f in features}
     if len(features) == 1:
         _print_feature(features[0], measured, reports[features[0].name])
@@ -81,15 +82,12 @@ def check_feature(environment: Environment, name: str) -> int:
 
 def resolve(name: str) -> tuple[Plan, tuple[Feature, ...]]:
     """The plan to compute, and the features to judge, of a feature's or a family's name."""
+    owners = {feature.name: (family, feature) for family in FAMILIES.values() for feature in family.features}
+    arguments.one_of("check names a registered feature or family", name, [*FAMILIES, *owners])
     if name in FAMILIES:
         return Plan((FAMILIES[name],)), FAMILIES[name].features
-    for family in FAMILIES.values():
-        for feature in family.features:
-            if feature.name == name:
-                return Plan((family,)), (feature,)
-    names = [*FAMILIES, *(feature.name for family in FAMILIES.values() for feature in family.features)]
-    arguments.one_of("check names a registered feature or family", name, names)
-    raise AssertionError(name)  # every registered name was found above
+    family, feature = owners[name]
+    return Plan((family,)), (feature,)
 
 
 def load_batch(environment: Environment, plan: Plan) -> Batch:
@@ -163,8 +161,9 @@ def _factor(batch: Batch, name: str) -> pl.DataFrame:
 def _print_subject(environment: Environment, features: tuple[Feature, ...], batch: Batch) -> None:
     if len(features) == 1:
         f = features[0]
+        needs = f"; needs {f.min_bars} bars" if f.min_bars else ""
         print(f"{f.name} (family {f.family}): {f.meaning}")
-        print(f"  unit {f.unit}; scope {f.scope}; reads {', '.join(f.inputs)}; needs {f.min_bars} bars")
+        print(f"  unit {f.unit}; scope {f.scope}; reads {', '.join(f.inputs)}{needs}")
     else:
         print(f"family {features[0].family}: {len(features)} features; reads {', '.join(batch.plan.inputs)}")
     names, sampled = batch.values["instrument"].n_unique(), batch.law_inputs.panel["instrument"].n_unique()
@@ -201,23 +200,27 @@ def _print_feature(feature: Feature, measured: dict[str, int], report: FactorRep
         f"coverage    {percent(report.coverage['share'].mean())} of eligible rows, lowest {percent(worst['share'])} "
         f"on {worst['session']}, newest {percent(newest['share'])}"
     )
-    later = ", ".join(f"{number(value)} after {lag}" for lag, value in report.autocorrelation.items())
-    print(f"turnover    rank autocorrelation {later} sessions (1 never trades)")
     print("\nvalues")
     heads = ["min", *(f"{100 * q:g} %" for q in QUANTILES[1:-1]), "max"]
     table(heads, [[number(q) for q in report.quantiles] if report.quantiles else ["-"] * len(heads)])
-    print("\nrank IC (95 % block-bootstrap interval)")
+    if feature.scope == "market":
+        print("\nrank IC and turnover: none, because a feature of scope market is one number a session")
+        return
+    later = ", ".join(f"{fixed(value)} after {_sessions(lag)}" for lag, value in report.autocorrelation.items())
+    print(f"\nturnover: rank autocorrelation {later} (1 never trades)")
+    print("\nrank IC, with its 95 % block-bootstrap interval")
     table(["return", "sessions", "mean", "low", "high", "ICIR", "positive"], list(_ic_rows(report)))
+
+
+def _sessions(count: int) -> str:
+    return f"{count} session" + ("" if count == 1 else "s")
 
 
 def _ic_rows(report: FactorReport) -> Iterator[list[str]]:
     for row in report.ic.iter_rows(named=True):
-        what = (
-            "executable (label ret)"
-            if row["horizon"] == "ret"
-            else f"close to close, {row['horizon'].replace('_', ' ')}"
-        )
-        numbers = [number(row[name]) for name in ("mean", "low", "high", "icir")]
+        ahead = row["horizon"].removesuffix("_sessions")
+        what = "executable (label ret)" if ahead == "ret" else f"close to close, {_sessions(int(ahead))}"
+        numbers = [fixed(row[name]) for name in ("mean", "low", "high", "icir")]
         yield [what, str(row["sessions"]), *numbers, percent(row["positive"])]
 
 
@@ -227,10 +230,10 @@ def _print_family(features: tuple[Feature, ...], measured: dict[str, int], repor
     for f in features:
         report = reports[f.name]
         ic = report.ic.row(0, named=True)
-        numbers = [number(ic[name]) for name in ("mean", "low", "high")]
+        numbers = [fixed(ic[name]) for name in ("mean", "low", "high")]
         lag = next(iter(report.autocorrelation))
         rows.append(
             [f.name, str(f.lookback), str(measured[f.name]), percent(report.coverage["share"].mean()), *numbers,
-             number(report.autocorrelation[lag])]
+             fixed(report.autocorrelation[lag])]
         )  # fmt: skip
     table(["feature", "declared", "measured", "coverage", "IC", "low", "high", "autocorr. 1"], rows)

@@ -100,9 +100,10 @@ def _known(
     corrected = (stage, name) == ("panel", "panel")
     needed = list(dict.fromkeys([*columns, known_by, *(KEY if corrected else ())])) if columns else None
     artifacts = environment.artifacts
-    part = [partition for partition in artifacts.current(study, stage) if partition[:7] <= f"{until:%Y-%m}"]
+    held = artifacts.current(study, stage)
+    part = [partition for partition in held if partition[:7] <= f"{until:%Y-%m}"]
     if not part:
-        raise BadInput(f"{stage} holds a session by {until}", f"it begins in {min(artifacts.current(study, stage))}", "")
+        raise BadInput(f"{stage} holds a session by {until}", f"it begins in {min(held)}", "ask for a later day")
     frame = artifacts.table(study, stage, name, partitions=part, columns=needed).filter(pl.col(known_by) <= until)
     if not corrected:
         return frame

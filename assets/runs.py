@@ -131,7 +131,7 @@ class Runner:
         self.judged("scorecard")
 
     def judged(self, stage: str) -> None:
-        """Run a stage whose gates are blocking checks: a red one ends that run, the verdicts are stored all the same."""
+        """Run a stage whose gates are blocking checks: a red one ends that run; the verdicts are stored anyway."""
         try:
             self.stages([stage])
         except DagsterAssetCheckFailedError as red:

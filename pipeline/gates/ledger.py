@@ -45,7 +45,7 @@ class Trial:
 
     @property
     def identity(self) -> str:
-        return hash_json([self.configuration, self.rows])
+        return hash_json([self.configuration, self.rows, self.evaluation])
 
 
 class Ledger:
