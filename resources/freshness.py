@@ -11,7 +11,7 @@ from resources.environments import Environment
 def incomplete_sessions(
     environment: Environment, study: Study, only: date | None = None
 ) -> dict[str, list[date]]:
-    """Table -> published sessions that were never fetched completely; only tables that the source has.
+    """Table -> published sessions that were never fetched completely; only tables that the study can get.
 
     Parameters
     ----------
@@ -22,16 +22,14 @@ def incomplete_sessions(
     first = environment.settings.first_session or calendar.sessions[0]
     last = environment.settings.last_session or calendar.known_until
     sessions = [only] if only else calendar.between(first, last)
-    present = environment.source.tables()
+    present, held = environment.source.tables(), environment.lake.tables()
     gaps = {}
     for use in study.tables:
         spec = environment.tables[use.table]
-        if spec.layout != "session" or use.table not in present:
+        # An optional table of which the lake never held a row is one that the vendor does not give this account.
+        given = use.table in present and (use.required or use.table in held)
+        if spec.layout != "session" or not given:
             continue
-        published = [day for day in sessions if spec.published_at(day) <= now]
-        gaps[use.table] = (
-            environment.lake.missing(use.table, published)
-            if use.table in environment.lake.tables()
-            else published
-        )
+        published = spec.published(sessions, now)
+        gaps[use.table] = environment.lake.missing(use.table, published) if use.table in held else published
     return gaps

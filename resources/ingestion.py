@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
-from pipeline.errors import MissingTable
+from pipeline.errors import MissingTable, PermissionMissing
 from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
 from resources.environments import Environment
@@ -47,6 +47,8 @@ def ingest(
     ------
     MissingTable
         When the source lacks a table that the study requires.
+    PermissionMissing
+        When the vendor refuses such a table; one that is not required is left out and noted.
     """
     report = IngestReport(spec.name)
     use = next(use for use in study.tables if use.table == spec.name)
@@ -60,28 +62,40 @@ def ingest(
         report.present = False
         report.notes.append(f"absent; the study loses {use.loses}")
         return report
-    for i, codes in enumerate(batches := _batches(environment, study, spec)):
-        wanted = _wanted(environment, spec, sessions, codes)
-        if spec.layout == "session" and not wanted:
-            continue
-        progress(f"{spec.name}: {len(wanted)} sessions", i / len(batches))
-        fetched = environment.source.fetch(spec, wanted, codes)
-        added = environment.lake.append(
-            spec,
-            fetched.rows,
-            request=fetched.request,
-            codes=codes,
-            ingested_at=environment.clock.now(),
-            complete=fetched.complete,
-        )
-        report.asked += len(wanted)
-        report.new += added.new
-        report.revised += added.revised
-        report.late += added.late
-        report.unchanged += added.unchanged
-        report.notes += fetched.notes
-        report.incomplete += [day for day in wanted if day not in set(fetched.complete)]
+    try:
+        for i, codes in enumerate(batches := _batches(environment, study, spec)):
+            wanted = _wanted(environment, spec, sessions, codes)
+            if spec.layout != "session" or wanted:
+                progress(f"{spec.name}: {len(wanted)} sessions", i / len(batches))
+                _append(environment, spec, wanted, codes, report)
+    except PermissionMissing as refused:
+        if use.required:
+            raise
+        report.present = False
+        report.notes.append(f"{refused.observed}; the study loses {use.loses}")
     return report
+
+
+def _append(
+    environment: Environment, spec: TableSpec, wanted: list[date], codes: list[str], report: IngestReport
+) -> None:
+    """One request to the vendor and one commit of the lake."""
+    fetched = environment.source.fetch(spec, wanted, codes)
+    added = environment.lake.append(
+        spec,
+        fetched.rows,
+        request=fetched.request,
+        codes=codes,
+        ingested_at=environment.clock.now(),
+        complete=fetched.complete,
+    )
+    report.asked += len(wanted)
+    report.new += added.new
+    report.revised += added.revised
+    report.late += added.late
+    report.unchanged += added.unchanged
+    report.notes += fetched.notes
+    report.incomplete += [day for day in wanted if day not in set(fetched.complete)]
 
 
 def _wanted(
@@ -91,7 +105,7 @@ def _wanted(
     if spec.layout != "session":
         return []
     now, again = environment.clock.now(), environment.settings.refetch_sessions
-    published = [day for day in sessions if spec.published_at(day) <= now]
+    published = spec.published(sessions, now)
     window = published[-again:] if again else []
     return sorted({*environment.lake.missing(spec.name, published, codes=codes), *window})
 

@@ -172,10 +172,11 @@ def deflated(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
 
 
 def overfitting(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
-    """PBO by CSCV over the ledger's configurations is at most the bound; one configuration is not applicable"""
+    """PBO by CSCV over the ledger's configurations is at most the bound; fewer than two effective ones do not apply"""
     matrix = returns_matrix(_trials(evidence))
-    if matrix.shape[1] < 2:
-        return Measured(nan, False, f"{matrix.shape[1]} configuration", applicable=False)
+    effective = effective_trials(matrix)
+    if effective < 2.0:  # members of one ensemble agree: which of them is best in a half is noise, PBO is near 0.5
+        return Measured(nan, False, f"{matrix.shape[1]} trials, {effective:.1f} effective", applicable=False)
     blocks = min(16, max(4, len(matrix) // 20 // 2 * 2))
     result = backtest_overfitting(matrix, blocks)
     return Measured(

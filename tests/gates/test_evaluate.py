@@ -140,7 +140,14 @@ def test_one_configuration_has_no_pbo(good: Evidence, tmp_path: Path) -> None:
     """Pins the only case in which PBO may be left out; whether that counts is the study's to say."""
     alone = replace(good, trials=ledger_of(tmp_path, [noise(1)]))
     row = judge(alone, "overfitting")["overfitting"]
-    assert (row["status"], row["value"], row["detail"]) == ("not_applicable", None, "1 configuration")
+    assert (row["status"], row["value"], row["detail"]) == ("not_applicable", None, "1 trials, 1.0 effective")
+
+
+def test_members_that_agree_have_no_pbo(good: Evidence, tmp_path: Path) -> None:
+    """Pins a refusal by coin toss: of two series that are nearly one, the better half is noise and PBO is about 0.5."""
+    common = noise(1)
+    trials = ledger_of(tmp_path, [common + 0.05 * noise(2), common + 0.05 * noise(3)])
+    assert judge(replace(good, trials=trials), "overfitting")["overfitting"]["status"] == "not_applicable"
 
 
 def test_sides_are_judged_apart(good: Evidence) -> None:
