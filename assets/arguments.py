@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, time
 
 import polars as pl
 
@@ -20,6 +20,21 @@ def day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise BadInput("a day is written YYYY-MM-DD", text, "for example 2026-09-30") from None
+
+
+def month(text: str | None) -> str | None:
+    """A month written as 2026-09; None stays None."""
+    if text is not None and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text):
+        raise BadInput("a month is written YYYY-MM", text, "for example 2026-09")
+    return text
+
+
+def hour(text: str) -> time:
+    """A wall time written as 23:00."""
+    try:
+        return time.fromisoformat(text)
+    except ValueError:
+        raise BadInput("a local time is written HH:MM", text, "for example 23:00") from None
 
 
 def session(environment: Environment, text: str) -> date:

@@ -15,6 +15,15 @@ from resources.environments import HOME_VARIABLE
 
 PROJECT = Path(__file__).resolve().parent.parent
 EPILOG = "Nothing here is investment advice. Every command has --help."
+DESCRIPTION = """From raw market tables to a gated champion, every number traceable.
+Begin with `foldgate demo`, then look around with `foldgate ui`."""
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,20 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands with their help."""
-    parser = argparse.ArgumentParser(
-        prog="foldgate", description="From raw market tables to a gated champion.", epilog=EPILOG
-    )
+    parser = argparse.ArgumentParser(prog="foldgate", description=DESCRIPTION, epilog=EPILOG)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(
-        name: str, run: commands.Command, text: str, default_home: str = "demo"
-    ) -> argparse.ArgumentParser:
+    def add(name: str, run: commands.Command, text: str, default_home: str = "demo") -> argparse.ArgumentParser:
         made = subparsers.add_parser(
             name,
             help=text,
             description=text,
             epilog=EPILOG,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=Help,
         )
         made.add_argument(
             "--home",
@@ -68,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = add(
         "demo",
         commands.demo,
-        "Build the whole graph on a simulated market, or on a folder of Tushare tables.",
+        "Build everything on a simulated market, or on a folder of Tushare tables, and run sessions as if live.",
     )
     demo.add_argument(
         "--profile", default="demo", choices=["tiny", "demo", "market"], help="size of the simulated market"
@@ -88,10 +93,8 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--host", default="127.0.0.1", help="address to bind")
     ui.add_argument("--port", type=int, default=3000, help="port to bind")
 
-    imported = add(
-        "import", commands.import_folder, "Import a folder of Tushare tables into an environment.", "imported"
-    )
-    imported.add_argument("folder", help="one Parquet or CSV a table, or Hive partitions")
+    imported = add("import", commands.import_folder, "Make an environment from a folder of Tushare tables.", "imported")
+    imported.add_argument("folder", help="folder with one Parquet or CSV file a table, or Hive partitions of it")
 
     init = add(
         "init",
@@ -99,22 +102,18 @@ def build_parser() -> argparse.ArgumentParser:
         "Make an environment that reads the real Tushare (token from $TUSHARE_TOKEN).",
         "tushare",
     )
-    init.add_argument("--first-session", required=True, help="YYYY-MM-DD, where history begins")
+    init.add_argument("--first-session", required=True, help="where history begins, YYYY-MM-DD")
     init.add_argument("--notify", default="", help="command run with the message of a failed daily job")
-    init.add_argument(
-        "--retry-until", default="23:00", help="local hour after which incomplete tables fail the day"
-    )
+    init.add_argument("--retry-until", default="23:00", help="local hour after which incomplete tables fail the day")
 
-    backfill = add(
-        "backfill", commands.backfill, "Fetch what the lake lacks and rebuild panel, features and labels."
-    )
-    backfill.add_argument("--first-month", help="YYYY-MM")
-    backfill.add_argument("--last-month", help="YYYY-MM")
+    backfill = add("backfill", commands.backfill, "Fetch what the lake lacks and rebuild panel, features and labels.")
+    backfill.add_argument("--first-month", help="YYYY-MM; else where history begins")
+    backfill.add_argument("--last-month", help="YYYY-MM; else the current month")
 
     add(
         "train",
         commands.train,
-        "Folds, models, calibrators, policies, backtest and scorecard; resumes at split x member.",
+        "Research from folds to scorecard, then refit the candidate; an interrupted run resumes at split x member.",
     )
 
     infer = add(
@@ -122,46 +121,56 @@ def build_parser() -> argparse.ArgumentParser:
         commands.infer,
         "The daily job for one session: fetch, refresh, infer. Exits 1 when it could not.",
     )
-    infer.add_argument("--session", default="", help="YYYY-MM-DD; the latest open session when absent")
-    infer.add_argument(
-        "--wait", action="store_true", help="ask again while tables are incomplete, until the set hour"
-    )
+    infer.add_argument("--session", default="", help="YYYY-MM-DD; else the latest whose decision time has passed")
+    infer.add_argument("--wait", action="store_true", help="ask again while tables are incomplete, until the set hour")
 
-    parity = add(
-        "parity", commands.parity, "Rebuild recorded sessions by the research path and compare bit for bit."
-    )
-    parity.add_argument("--session", default="", help="YYYY-MM-DD; every recorded session when absent")
+    parity = add("parity", commands.parity, "Rebuild recorded sessions by the research path and compare bit for bit.")
+    parity.add_argument("--session", default="", help="YYYY-MM-DD; else every recorded session")
 
-    champion = add("champion", commands.champion, "Show, promote or roll back the champion.")
-    champion.add_argument("action", choices=["show", "promote", "rollback"])
+    champion = add("champion", commands.champion, "Show, promote or roll back the champion: the bundle that may serve.")
+    champion.add_argument(
+        "action",
+        choices=["show", "promote", "rollback"],
+        help="its history; move the pointer if every gate is green; or back to an earlier bundle",
+    )
     champion.add_argument("--to", default="", help="bundle hash (or its beginning) to roll back to")
     champion.add_argument("--why", default="", help="reason of a rollback, recorded")
 
-    report = add(
-        "report", commands.report, "Write the self-contained HTML report of the environment's last run."
-    )
+    report = add("report", commands.report, "Write the self-contained HTML report of the environment's last run.")
     report.add_argument("--output", default="", help="file to write (else report.html in the home)")
 
     trace = add(
-        "trace", commands.trace, "From a number to its origin: the raw rows behind it, with their known_at."
+        "trace",
+        commands.trace,
+        "From a number to its origin: what it was made from, down to vendor rows and when each was known.",
     )
     trace.add_argument("asset", help="panel, features, labels, predictions or inference")
-    trace.add_argument("instrument")
-    trace.add_argument("session", help="YYYY-MM-DD")
-    trace.add_argument("column")
+    trace.add_argument("instrument", help="any code of the security: 600000.SH, or 600000")
+    trace.add_argument("session", help="an open session, YYYY-MM-DD")
+    trace.add_argument("column", help="a column of the asset, for example close, MA20, ret, score")
     trace.add_argument("--rows", type=int, default=10, help="newest rows shown of each table; 0 shows all")
 
-    why = add("why", commands.why, "Why a name was selected on a day, or which rule excluded it.")
-    why.add_argument("code")
-    why.add_argument("session", help="YYYY-MM-DD")
+    why = add(
+        "why",
+        commands.why,
+        "Why a name was selected on a day; else which rule excluded, which limit stopped, or what outranked it.",
+    )
+    why.add_argument("code", help="any code of the security: 600000.SH, or 600000")
+    why.add_argument("session", help="an open session, YYYY-MM-DD")
 
     check = add(
-        "check", commands.check, "A factor author's loop: laws, look-back, coverage and IC of one feature."
+        "check",
+        commands.check,
+        "A factor author's loop: laws, look-back, coverage, rank IC and turnover. Exits 1 when a law is red.",
     )
-    check.add_argument("what", choices=["feature"])
-    check.add_argument("name")
+    check.add_argument("what", choices=["feature"], help="what to check")
+    check.add_argument("name", help="a feature, or a family for all of its features")
 
-    add("doctor", commands.doctor, "Check environment, token, disk, calendar and table freshness.")
+    add(
+        "doctor",
+        commands.doctor,
+        "What would go wrong today: packages, disk, token, calendar, tables, stages, ledger, champion.",
+    )
     return parser
 
 

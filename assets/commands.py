@@ -15,6 +15,7 @@ from datetime import time as wall_time
 from pathlib import Path
 
 from assets.arguments import day as day_of
+from assets.arguments import hour, month
 from assets.console import Console
 from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
 from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
@@ -130,6 +131,8 @@ def _calendar_before_ingestion(environment: Environment):  # type: ignore[no-unt
 
 def _live_sessions(environment: Environment, count: int) -> list[date]:
     settings, calendar = environment.settings, _calendar_before_ingestion(environment)
+    if count < 1:
+        raise BadInput("a demo infers at least one live session", count, "leave out --live-sessions for ten")
     assert settings.first_session
     assert settings.last_session
     sessions = calendar.between(settings.first_session, settings.last_session)
@@ -139,7 +142,7 @@ def _live_sessions(environment: Environment, count: int) -> list[date]:
             f"{len(sessions)} sessions",
             "ask for fewer live sessions",
         )
-    return sessions[-count:] if count else []
+    return sessions[-count:]
 
 
 def _evening(environment: Environment, session: date, sessions_back: int = 0) -> datetime:
@@ -240,7 +243,7 @@ def init(home: Path, arguments: argparse.Namespace) -> int:
         source="tushare",
         first_session=day_of(arguments.first_session),
         notify=arguments.notify,
-        retry_until=wall_time.fromisoformat(arguments.retry_until),
+        retry_until=hour(arguments.retry_until),
     )
     create_environment(home, settings, TEMPLATE)
     Console("init").say(f"home {home}; set TUSHARE_TOKEN, then `foldgate backfill --home {home}`")
@@ -248,11 +251,12 @@ def init(home: Path, arguments: argparse.Namespace) -> int:
 
 
 def backfill(home: Path, arguments: argparse.Namespace) -> int:
+    first, last = month(arguments.first_month), month(arguments.last_month)
     console, environment = Console("backfill"), Environment(home)
     with _runner(environment, console) as runner:
-        runner.ingest(arguments.first_month, arguments.last_month)
+        runner.ingest(first, last)
         runner.refresh()
-        runner.market(arguments.first_month, arguments.last_month)
+        runner.market(first, last)
     console.finish("done")
     return 0
 

@@ -48,7 +48,7 @@ def number(value: float | None) -> str:
 
 def fixed(value: float | None) -> str:
     """Four decimals, so that a column of correlations reads at a glance; `-` for a missing value."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}".replace("-0.0000", "0.0000")
 
 
 def percent(share: object) -> str:

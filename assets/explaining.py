@@ -30,8 +30,10 @@ class Standing:
 
     Parameters
     ----------
-    place, of : int
-        Rank by score among all scored names; how many those are.
+    place : int or None
+        Rank by score among all names, whatever the filters say; None without a score.
+    of : int
+        Names in the session.
     passed : int
         Names that pass every filter of the policy.
     place_passed : int or None
@@ -40,18 +42,23 @@ class Standing:
         The filters that stop it, each with value and bound.
     """
 
-    place: int
+    place: int | None
     of: int
     passed: int
     place_passed: int | None
     filters: tuple[str, ...]
 
+    @property
+    def by_score(self) -> str:
+        """Rank before any filter, in words."""
+        return f"{self.place} of {self.of}" if self.place else f"none of {self.of}"
+
     def verdict(self, policy: Policy) -> str:
         """In words."""
-        if self.filters:
-            return f"filtered: {'; '.join(self.filters)}"
-        if self.place_passed is None:
+        if self.place is None:
             return "not selected: it has no score"
+        if self.place_passed is None:
+            return f"filtered: {'; '.join(self.filters)}"
         rank = f"rank {self.place_passed} of the {self.passed} names that pass the filters"
         chosen = self.place_passed <= policy.top_k
         return f"selected: {rank}" if chosen else f"not selected: {rank}; the first {policy.top_k} are bought"
@@ -70,7 +77,7 @@ def standing(predictions: pl.DataFrame, policy: Policy, instrument: str) -> Stan
         if bound < OFF and _rank(select(predictions, alone), instrument) is None:
             stopping.append(f"{field} {bound:g} ({column} is {cell(mine[column])})")
     return Standing(
-        _rank(ranked, instrument) or len(predictions), len(predictions), len(passed), _rank(passed, instrument),
+        _rank(ranked, instrument), len(predictions), len(passed), _rank(passed, instrument),
         tuple(stopping),
     )  # fmt: skip
 
@@ -101,11 +108,9 @@ def explain(environment: Environment, code: str, session: str) -> int:
         print(f"  {name:<12} {cell(row[name])}")
     if not row["eligible"]:
         reasons = _of_session(environment, "panel", "exclusions", day).filter(pl.col("instrument") == instrument)
-        others = [reason for reason in reasons["reason"] if reason != row["exclusion"]]
-        print(
-            f"\nexcluded by the rule `{row['exclusion']}`"
-            + (f"; `{'`, `'.join(others)}` applies too" if others else "")
-        )
+        others = [f"`{reason}`" for reason in reasons["reason"] if reason != row["exclusion"]]
+        also = f"; {' and '.join(others)} would exclude it too" if others else ""
+        print(f"\nexcluded by the rule `{row['exclusion']}`{also}")
         return 0
     _explain_live(environment, instrument, day)
     _explain_research(environment, instrument, day)
@@ -148,7 +153,7 @@ def _explain_live(environment: Environment, instrument: str, day: date) -> None:
     found = standing(predictions, policy, instrument)
     row = predictions.filter(pl.col("instrument") == instrument).row(0, named=True)
     print(f"  bundle {record['bundle'][:12]}: {found.verdict(policy)}")
-    print(f"  rank {found.place} of {found.of} by score {number(row['score'])}; {_heads(row)}")
+    print(f"  rank {found.by_score} by score {number(row['score'])}; {_heads(row)}")
 
 
 def _refusals(environment: Environment, day: date) -> list[str]:
@@ -178,7 +183,7 @@ def _explain_research(environment: Environment, instrument: str, day: date) -> N
         policy = Policy.model_validate_json(artifacts.file(study.name, "positions", "policy.json", partition=split))
         found = standing(of_split, policy, instrument)
         score = of_split.filter(pl.col("instrument") == instrument)["score"][0]
-        rows.append([split, f"{found.place} of {found.of}", number(score), found.verdict(policy)])
+        rows.append([split, found.by_score, number(score), found.verdict(policy)])
     if not rows:
         print("  not scored: no split tests this session, or its label was not known yet")
         return

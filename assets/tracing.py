@@ -61,6 +61,8 @@ def trace_value(environment: Environment, asset: str, code: str, session: str, c
         A name that does not exist, or a row that is not there.
     """
     study, day = environment.study, arguments.session(environment, session)
+    if rows < 0:
+        raise BadInput("--rows counts the rows shown", rows, "0 shows all")
     arguments.one_of("a trace starts at an asset with one row a name", asset, list(TRACED))
     instrument = arguments.instrument(environment, code)
     version = _version(environment, study, asset, day)

@@ -223,9 +223,7 @@ def check_min_bars(subject: Subject) -> None:
     bare = replace(subject.inputs, patches=subject.inputs.patches.clear())
     values = subject.calculate(bare, subject.plan, subject.sessions)
     panel = bare.panel
-    calendar = pl.DataFrame({"session": subject.sessions}).join(
-        panel.select("instrument").unique(), how="cross"
-    )
+    calendar = pl.DataFrame({"session": subject.sessions}).join(panel.select("instrument").unique(), how="cross")
     bars = (
         calendar.join(panel.select(*KEY, bar=pl.col("close").is_not_null()), on=list(KEY), how="left")
         .with_columns(pl.col("bar").fill_null(False).cast(pl.Int32))

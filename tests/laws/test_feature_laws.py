@@ -127,9 +127,7 @@ def test_a_declared_lookback_is_what_the_values_need(wide):
 def test_measured_lookbacks_find_the_windows(small):
     """Pins a measurement that echoes the declaration instead of measuring."""
     columns = {"MA20": 20, "ROC60": 61, "realised_volatility_5": 6, "market_volatility_20": 21}
-    chosen = laws.Subject(
-        plan(["alpha158", "returns", "regime"]), small, tuple(columns), tuple(small.sessions[-5:])
-    )
+    chosen = laws.Subject(plan(["alpha158", "returns", "regime"]), small, tuple(columns), tuple(small.sessions[-5:]))
     assert laws.measured_lookbacks(chosen) == columns
 
 
