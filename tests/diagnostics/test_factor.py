@@ -21,11 +21,11 @@ def tables() -> tuple[pl.DataFrame, pl.DataFrame]:
     """A slow factor with gaps, and returns that it half explains."""
     draw = np.random.default_rng(4)
     values = np.cumsum(draw.normal(0, 1, (len(DAYS), len(NAMES))), axis=0)
-    keys = {"session": np.repeat(DAYS, len(NAMES)), "instrument": NAMES * len(DAYS)}
+    keys = {"session": [day for day in DAYS for _ in NAMES], "instrument": NAMES * len(DAYS)}
     seen = np.where(draw.random(values.shape) < 0.1, np.nan, values).astype(np.float32)
     factor = pl.DataFrame({**keys, "factor": seen.ravel()}).with_columns(pl.col("factor").fill_nan(None))
     returns = pl.DataFrame({**keys, "ret": (values + 3 * draw.normal(0, 1, values.shape)).ravel(), "far": 0.0})
-    return factor.with_columns(pl.col("session").cast(pl.Date)), returns.with_columns(pl.col("session").cast(pl.Date))
+    return factor, returns
 
 
 def correlation(a: pl.DataFrame, b: pl.DataFrame, left: str, right: str) -> float:
