@@ -23,6 +23,7 @@ from pipeline.tables.tushare import TABLES
 SIMULATED_TOKEN = "simulated-0123456789abcdef0123456789abcdef0123456789ab"
 
 WRONG_TOKEN = (40101, "您的token不对，请确认。")
+NO_PERMISSION = (2002, "抱歉，您没有接口访问权限，权限的具体详情访问：https://tushare.pro/document/1?doc_id=108。")
 UNKNOWN_API = (40001, "请指定正确的接口名")
 MISSING_PARAMETER = (-2001, "必填参数缺失：{}")
 MALFORMED_PARAMETER = (40001, "参数校验失败：{}")
@@ -100,7 +101,7 @@ class SimulatedVendor(httpx.BaseTransport):
             raise _Refused(WRONG_TOKEN)
         name = str(asked.get("api_name", ""))
         if name not in self._answers:
-            raise _Refused(UNKNOWN_API)
+            raise _Refused(NO_PERMISSION if name in TABLES else UNKNOWN_API)
         params = DEFAULTS.get(name, {}) | {k: str(v) for k, v in (asked.get("params") or {}).items() if str(v) != ""}
         for group in REQUIRED.get(name, ()):
             if not any(key in params for key in group):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny import Tiny
 
 REALDATA = Path(os.environ.get("FOLDGATE_REALDATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
@@ -16,3 +20,11 @@ def realdata() -> Path:
     if not REALDATA.is_dir():
         pytest.skip(f"no real data at {REALDATA}: set FOLDGATE_REALDATA")
     return REALDATA
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """Built once a session (with xdist: once a worker, so mark users `xdist_group("tiny")`). Read only, please."""
+    from tests.tiny import build_tiny  # Dagster takes two seconds to import; most rooms do without
+
+    return build_tiny(tmp_path_factory.mktemp("tiny"))

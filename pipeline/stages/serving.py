@@ -157,9 +157,11 @@ def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) ->
     split = LOCKED if LOCKED in study.folds.splits else study.folds.splits[-1]
     head = study.policy.alpha.removesuffix("_pred") + "_head"
     scores = read.table("models", "scores", partitions=[f"{split}|{name}"]).filter(pl.col("role") == "test")
-    sessions = scores["session"].unique().sort().tail(REPLAY_SESSIONS).to_list()
+    # The newest sessions hold only names whose entry was blocked, and one or two names have no ranking.
+    ranked = scores.filter(pl.len().over("session") >= study.policy.top_k)
+    sessions = ranked["session"].unique().sort().tail(REPLAY_SESSIONS).to_list()
     again = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
-    both = scores.join(again.select(*ROW, again=head), on=list(ROW))
+    both = ranked.join(again.select(*ROW, again=head), on=list(ROW))
     return float(
         np.mean([spearman(part[head].to_numpy(), part["again"].to_numpy()) for part in both.partition_by("session")])
     )

@@ -224,10 +224,10 @@ def test_the_client_names_the_vendors_refusals(market: SimulatedMarket) -> None:
         known.call(TABLES["daily_basic"], {})
 
 
-def test_profiles_without_minutes_do_not_know_the_interface() -> None:
+def test_profiles_without_minutes_refuse_the_interface() -> None:
     """Pins a purchased interface that answers those who did not buy it."""
     desk = Desk(simulated_market("tiny", {"minutes": False, "signal": 0.0}))
-    assert desk.ask("stk_mins", ts_code="600000.SH", freq="5min")["code"] != 0
+    assert desk.ask("stk_mins", ts_code="600000.SH", freq="5min")["code"] == 2002
 
 
 def test_unknown_profiles_are_refused() -> None:
