@@ -17,7 +17,7 @@ from pathlib import Path
 from assets.arguments import day as day_of
 from assets.arguments import hour, month
 from assets.console import Console
-from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
+from pipeline.errors import BadInput, FoldgateError, PromotionRefused
 from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
 
 Command = Callable[[Path, argparse.Namespace], int | None]
@@ -272,7 +272,7 @@ def train(home: Path, _: argparse.Namespace) -> int:
 
 def infer(home: Path, arguments: argparse.Namespace) -> int:
     """Exit code 1 and a notification when no selection could be made."""
-    from assets.daily import RETRY_SECONDS, deadline_passed, run_session
+    from assets.daily import RETRIED, RETRY_SECONDS, deadline_passed, run_session
     from resources.notification import notify
 
     console, environment = Console("infer"), Environment(home)
@@ -284,7 +284,7 @@ def infer(home: Path, arguments: argparse.Namespace) -> int:
                 break
             except FoldgateError as failure:
                 late = deadline_passed(environment, environment.study, session)
-                if late or not (arguments.wait and isinstance(failure, IncompleteTables)):
+                if late or not (arguments.wait and isinstance(failure, RETRIED)):
                     notify(environment.settings.notify, f"foldgate infer {session}: {failure}")
                     raise
                 console.say(f"{failure.observed}; asking again in {RETRY_SECONDS} s")

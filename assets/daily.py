@@ -7,10 +7,11 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from assets import arguments
 from assets.runs import Build, Runner
 from assets.schedules import SESSION_TAG
 from pipeline.clock import instant
-from pipeline.errors import IncompleteTables
+from pipeline.errors import IncompleteTables, RetryableVendorError
 from pipeline.serving.records import write_no_selection
 from pipeline.study import Study
 from resources.environments import Environment
@@ -19,16 +20,24 @@ from resources.notification import notify
 
 RETRY_SECONDS = 300
 MAX_RETRIES = 1000  # the hour in the settings ends the retries, not this count
+RETRIED = (IncompleteTables, RetryableVendorError)  # what asking again later can cure
 
 
 def run_session(runner: Runner, session: date) -> None:
     """Everything of one live session. Inference itself fetches nothing and refuses on incomplete tables."""
+    _require_open(runner.environment, session)
     month = f"{session:%Y-%m}"
     with _no_selection_on_failure(runner, session):
         runner.ingest(month, month)
         _require_complete(runner.environment, runner.study, session)
         runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
     runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
+
+
+def _require_open(environment: Environment, session: date) -> None:
+    """A day that the calendar knows to be closed is refused before anything is fetched or recorded."""
+    if "trade_cal" in environment.lake.tables() and session <= environment.calendar().known_until:
+        arguments.session(environment, session.isoformat())
 
 
 @contextmanager
@@ -38,7 +47,7 @@ def _no_selection_on_failure(runner: Runner, session: date) -> Iterator[None]:
     try:
         yield
     except Exception as failure:
-        retried = isinstance(failure, IncompleteTables) and not deadline_passed(environment, study, session)
+        retried = isinstance(failure, RETRIED) and not deadline_passed(environment, study, session)
         if not retried:
             write_no_selection(environment.records(study.name), session, str(failure).splitlines()[0])
         raise
@@ -82,9 +91,9 @@ def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:
         )
         try:
             run_session(runner, day)
-        except IncompleteTables as incomplete:
+        except RETRIED as absent:
             if not deadline_passed(environment, study, day):
-                raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS) from incomplete
+                raise dg.RetryRequested(max_retries=MAX_RETRIES, seconds_to_wait=RETRY_SECONDS) from absent
             raise
 
     @dg.job(name=f"{study.name}_daily", hooks={tell}, description="Fetch, refresh and infer one open session.")

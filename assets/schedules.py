@@ -1,5 +1,7 @@
 """The daily schedule, derived from the market: one run per open session at the decision time."""
 
+from zoneinfo import ZoneInfo
+
 import dagster as dg
 
 from pipeline.study import Study
@@ -22,7 +24,7 @@ def build_schedules(study: Study) -> list[dg.ScheduleDefinition]:
     def daily(
         context: dg.ScheduleEvaluationContext, environment: dg.ResourceParam[Environment]
     ) -> dg.RunRequest | dg.SkipReason:
-        day = context.scheduled_execution_time.date()
+        day = context.scheduled_execution_time.astimezone(ZoneInfo(market.zone)).date()
         if day not in environment.calendar():
             return dg.SkipReason(f"{day} is no open session of {market.exchange}")
         return dg.RunRequest(run_key=day.isoformat(), tags={SESSION_TAG: day.isoformat()})

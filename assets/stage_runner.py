@@ -19,6 +19,7 @@ import polars as pl
 from assets.keys import stage_key
 from assets.partitions import MEMBER, SPLIT
 from pipeline.calendars import Calendar
+from pipeline.errors import MissingTable
 from pipeline.fingerprints import hash_json
 from pipeline.stages.contract import Stage, StageResult, Stores
 from pipeline.stages.research import PIN_FILE
@@ -98,7 +99,13 @@ class StageReader:
         )
 
     def file(self, stage: str, name: str, partition: str = "") -> bytes:
-        version = self._versions(stage)[partition]
+        version = self._versions(stage).get(partition)
+        if version is None:
+            raise MissingTable(
+                f"{self._stage.name} reads {name} of {stage}",
+                f"{stage} has no result" + f" of {partition}" * bool(partition),
+                f"materialise {stage} first",
+            )
         self.lineage[f"{stage}/{partition}" if partition else stage] = version.hash
         return self._environment.artifacts.file(
             self._study.name, stage, name, partition=partition, pinned=version.hash

@@ -11,12 +11,12 @@ from resources.environments import Environment
 def incomplete_sessions(
     environment: Environment, study: Study, only: date | None = None
 ) -> dict[str, list[date]]:
-    """Table -> published sessions that were never fetched completely; only tables that the study can get.
+    """Table -> sessions that were never fetched completely; only published ones, of tables that the study can get.
 
     Parameters
     ----------
     only : date, optional
-        Ask for one session instead of the whole stretch.
+        Ask for one session instead of the whole stretch; then a table not yet published is incomplete too.
     """
     calendar, now = environment.calendar(), environment.clock.now()
     first = environment.settings.first_session or calendar.sessions[0]
@@ -30,6 +30,6 @@ def incomplete_sessions(
         given = use.table in present and (use.required or use.table in held)
         if spec.layout != "session" or not given:
             continue
-        published = spec.published(sessions, now)
-        gaps[use.table] = environment.lake.missing(use.table, published) if use.table in held else published
+        wanted = sessions if only else spec.published(sessions, now)
+        gaps[use.table] = environment.lake.missing(use.table, wanted) if use.table in held else wanted
     return gaps

@@ -169,31 +169,39 @@ def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) ->
 
 def run_champion(study: Study, read: Reader, _: str) -> StageResult:
     """Re-read every stored verdict and move the pointer, or refuse with every reason."""
+    if not read.versions("candidate"):
+        raise PromotionRefused("only a judged candidate is promoted", "there is none", "materialise candidate first")
     chosen = json.loads(read.file("candidate", BUNDLE_FILE))
+    try:
+        reasons, head = _reasons(study, read, chosen), read.stores.ledger.head()
+    except FoldgateError as broken:  # tampered bytes say nothing, so they are a reason and recorded like one
+        reasons, head = [f"{type(broken).__name__}: {broken.rule}: {broken.observed}"], ""
+    body = read.stores.champions.promote(
+        chosen["bundle"], reasons, evaluation=chosen["evaluation"], ledger_head=head, now=read.now
+    )
+    return StageResult(
+        files={"champion.json": canonical_json(body).encode()},
+        metadata={"bundle": chosen["bundle"], "promoted_at": body["at"]},
+    )
+
+
+def _reasons(study: Study, read: Reader, chosen: Mapping[str, str]) -> list[str]:
+    """Everything against the candidate; bundle and ledger are verified on the way."""
     bundle = load_bundle(read.stores.bundles, chosen["bundle"])
-    read.stores.ledger.verify(bundle.manifest["lineage"]["ledger_head"])
+    anchor = bundle.manifest["lineage"]["ledger_head"]
+    read.stores.ledger.verify(anchor)
+    subjects = {"evaluation": ("scorecard", evaluation_hash(read)), "candidate": ("candidate", bundle.hash)}
     judgements = {
-        "evaluation": Judgement(
-            read.table("scorecard", "verdicts"), evaluation_hash(read), _judged_at(read, "scorecard")
-        ),
-        "candidate": Judgement(read.table("candidate", "verdicts"), bundle.hash, _judged_at(read, "candidate")),
+        side: Judgement(read.table(stage, "verdicts"), subject, _judged_at(read, stage))
+        for side, (stage, subject) in subjects.items()
+        if read.versions(stage)
     }
     reasons = reasons_to_refuse(judgements, study.promotion, now=read.now, rewritten=_rewritten(read))
     if chosen["evaluation"] != evaluation_hash(read):
         reasons.append("candidate: was refitted under another evaluation")
-    if bundle.manifest["lineage"]["ledger_head"] != read.stores.ledger.head():
+    if anchor != read.stores.ledger.head():
         reasons.append("stale: the ledger has grown since the candidate was judged")
-    body = read.stores.champions.promote(
-        bundle.hash,
-        reasons,
-        evaluation=evaluation_hash(read),
-        ledger_head=read.stores.ledger.head(),
-        now=read.now,
-    )
-    return StageResult(
-        files={"champion.json": canonical_json(body).encode()},
-        metadata={"bundle": bundle.hash, "promoted_at": body["at"]},
-    )
+    return reasons
 
 
 def _judged_at(read: Reader, stage: str) -> datetime:
