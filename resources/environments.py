@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from pipeline.calendars import Calendar
 from pipeline.clock import Clock, FixedClock, SystemClock
 from pipeline.errors import BadInput, MissingTable, TokenRejected
@@ -104,7 +106,15 @@ class Environment:
                 str(home),
                 "make one with `foldgate demo`, `foldgate import` or `foldgate init`",
             )
-        self.settings = Settings.model_validate(json.loads(path.read_text()))
+        try:
+            self.settings = Settings.model_validate_json(path.read_text())
+        except ValidationError as broken:
+            first = broken.errors()[0]
+            raise BadInput(
+                f"{SETTINGS_FILE} holds the settings of this release",
+                f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
+                "make the environment anew, or edit the file",
+            ) from None
 
     @cached_property
     def lake(self) -> Lake:
