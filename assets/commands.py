@@ -40,6 +40,7 @@ def _runner(environment: Environment, console: Console) -> Iterator["Runner"]:  
     from assets.definitions import build_definitions
     from assets.runs import Runner
 
+    environment.watch = console.progress
     with dg.DagsterInstance.get() as instance:
         yield Runner(environment, instance, build_definitions, console.step)
 

@@ -7,21 +7,33 @@ import time
 import unicodedata
 from collections.abc import Sequence
 
+PROGRESS_SECONDS = 5.0
+
 
 class Console:
     """Prints steps as they finish: what is done, how long it took, how long in all."""
 
     def __init__(self, command: str) -> None:
         self.command, self.started = command, time.perf_counter()
+        self.spoken = self.started
+
+    def progress(self, text: str) -> None:
+        """Where a long step is; at most a line every `PROGRESS_SECONDS`."""
+        if time.perf_counter() - self.spoken >= PROGRESS_SECONDS:
+            self.say(f"  … {text}")
 
     def step(self, name: str, seconds: float) -> None:
-        print(f"{self._elapsed()} {seconds:7.1f} s  {name}", flush=True)
+        self._print(f"{seconds:7.1f} s  {name}")
 
     def say(self, text: str) -> None:
-        print(f"{self._elapsed()}            {text}", flush=True)
+        self._print(f"           {text}")
 
     def finish(self, text: str) -> None:
-        print(f"{self._elapsed()}            {self.command}: {text}", flush=True)
+        self.say(f"{self.command}: {text}")
+
+    def _print(self, line: str) -> None:
+        self.spoken = time.perf_counter()
+        print(f"{self._elapsed()} {line}", flush=True)
 
     def _elapsed(self) -> str:
         seconds = time.perf_counter() - self.started

@@ -107,9 +107,7 @@ class StageReader:
                 f"materialise {stage} first",
             )
         self.lineage[f"{stage}/{partition}" if partition else stage] = version.hash
-        return self._environment.artifacts.file(
-            self._study.name, stage, name, partition=partition, pinned=version.hash
-        )
+        return self._environment.artifacts.file(self._study.name, stage, name, partition=partition, pinned=version.hash)
 
     @cached_property
     def stores(self) -> Stores:
@@ -173,7 +171,8 @@ def run_stage(
     partitions, shared = partition_names(context), dict[str, Any]()
     versions, last, started = [], StageResult(), time.perf_counter()
     for i, partition in enumerate(partitions):
-        log = _progress(context, stage, partition, i, len(partitions))
+        log = _progress(context, environment.watch, stage, partition, i, len(partitions))
+        log("started", i / len(partitions))
         version, result = run_partition(environment, stage, study, partition, shared, log)
         versions.append(version)
         last = result or last
@@ -203,9 +202,7 @@ def run_partition(
     with _workdir(environment, study, stage, partition) as workdir:
         reader = StageReader(environment, study, stage, shared, workdir, log)
         code = stage.code_version(study)
-        inputs = (
-            hash_json([code, {name: reader.versions(name) for name in stage.reads}]) if stage.resumes else ""
-        )
+        inputs = hash_json([code, {name: reader.versions(name) for name in stage.reads}]) if stage.resumes else ""
         existing = environment.artifacts.current(study.name, stage.name).get(partition)
         if inputs and existing and existing.lineage.get("inputs") == inputs:
             log("unchanged, kept", 1.0)
@@ -241,15 +238,23 @@ def _workdir(environment: Environment, study: Study, stage: Stage, partition: st
 
 
 def _progress(
-    context: dg.AssetExecutionContext, stage: Stage, partition: str, i: int, n: int
+    context: dg.AssetExecutionContext, watch: Callable[[str], None], stage: Stage, partition: str, i: int, n: int
 ) -> Callable[[str, float], None]:
     """Log lines `models cpcv_03|linear (4/45): epoch 2, 67%`."""
     place = f"{stage.name} {partition}".strip() + (f" ({i + 1}/{n})" if n > 1 else "")
 
-    def log(text: str, done: float) -> None:
-        context.log.info(f"{place}: {text}, {done:.0%}")
+    tell = told(context.log.info, watch)
+    return lambda text, done: tell(f"{place}: {text}, {done:.0%}")
 
-    return log
+
+def told(*listeners: Callable[[str], object]) -> Callable[[str], None]:
+    """Pass a line on to the UI's log and to a console."""
+
+    def tell(line: str) -> None:
+        for listener in listeners:
+            listener(line)
+
+    return tell
 
 
 def _shown(value: Any) -> Any:

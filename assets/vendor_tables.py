@@ -7,6 +7,7 @@ import polars as pl
 
 from assets.keys import manifest_key, table_key
 from assets.partitions import Partitions
+from assets.stage_runner import told
 from pipeline.stages.contract import sessions_of
 from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
@@ -28,14 +29,10 @@ def build_vendor_table(study: Study, spec: TableSpec, partitions: Partitions) ->
         deps=[table_key(spec.vendor, name) for name in upstream],
         description=spec.summary,
     )
-    def table(
-        context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]
-    ) -> dg.MaterializeResult:
+    def table(context: dg.AssetExecutionContext, environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
         months = list(context.partition_keys) if monthly else []
         sessions = [day for month in months for day in sessions_of(environment.calendar(), month)]
-        report = ingest(
-            environment, study, spec, sessions, lambda text, done: context.log.info(f"{text}, {done:.0%}")
-        )
+        report = ingest(environment, study, spec, sessions, told(context.log.info, environment.watch))
         for note in report.notes:
             context.log.warning(f"{spec.name}: {note}")
         shown = {**asdict(report), "incomplete": [day.isoformat() for day in report.incomplete[:20]]}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time
 from functools import cached_property
 from pathlib import Path
@@ -95,10 +95,16 @@ class Environment:
     ----------
     home : Path
         Holds `settings.json` and every store; also Dagster's home.
+
+    Attributes
+    ----------
+    watch : callable
+        Told a line now and then while a step is long; a console sets it.
     """
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.watch: Callable[[str], None] = lambda line: None
         path = home / SETTINGS_FILE
         if not path.exists():
             raise BadInput(

@@ -34,7 +34,7 @@ def ingest(
     study: Study,
     spec: TableSpec,
     sessions: Sequence[date] = (),
-    progress: Callable[[str, float], None] = lambda text, done: None,
+    watch: Callable[[str], None] = lambda line: None,
 ) -> IngestReport:
     """Fetch one vendor table and append it to the lake.
 
@@ -66,7 +66,7 @@ def ingest(
         for i, codes in enumerate(batches := _batches(environment, study, spec)):
             wanted = _wanted(environment, spec, sessions, codes)
             if spec.layout != "session" or wanted:
-                progress(f"{spec.name}: {len(wanted)} sessions", i / len(batches))
+                watch(f"{spec.name}: {len(wanted)} sessions, {i / len(batches):.0%}")
                 _append(environment, spec, wanted, codes, report)
     except PermissionMissing as refused:
         if use.required:
@@ -98,9 +98,7 @@ def _append(
     report.incomplete += [day for day in wanted if day not in set(fetched.complete)]
 
 
-def _wanted(
-    environment: Environment, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]
-) -> list[date]:
+def _wanted(environment: Environment, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str]) -> list[date]:
     """Published sessions that were never fetched completely, plus the re-fetch window before now."""
     if spec.layout != "session":
         return []
