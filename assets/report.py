@@ -8,10 +8,12 @@ from typing import Any
 
 import polars as pl
 
+from assets.jobs import MARKET_STAGES, RESEARCH_STAGES
 from pipeline.errors import FoldgateError
 from pipeline.reports import figures
 from pipeline.reports.html import Section, page
 from resources.environments import Environment
+from resources.warehouse import observed_shares
 
 HEADLINES = (
     "final_nav_gross",
@@ -90,11 +92,7 @@ def _outcome(environment: Environment) -> tuple[bool, str]:
 
 
 def _gates(stored: _Stored) -> Section | None:
-    parts = [
-        table
-        for stage in ("scorecard", "candidate")
-        if (table := stored.table(stage, "verdicts")) is not None
-    ]
+    parts = [table for stage in ("scorecard", "candidate") if (table := stored.table(stage, "verdicts")) is not None]
     if not parts:
         return None
     verdicts = pl.concat(parts).select("gate", "status", "value", "low", "high", "bound", "rule", "detail")
@@ -211,9 +209,7 @@ def _exclusions(stored: _Stored) -> Section | None:
     quarantine = stored.table("panel", "quarantine")
     tables = {"rows by reason": rows.group_by("reason").len("rows").sort("rows", descending=True)}
     if quarantine is not None and len(quarantine):
-        tables["quarantine by rule"] = (
-            quarantine.group_by("table", "rule").len("rows").sort("rows", descending=True)
-        )
+        tables["quarantine by rule"] = quarantine.group_by("table", "rule").len("rows").sort("rows", descending=True)
     return Section(
         "Exclusions",
         "Every exclusion is a row with its reason; a name can have several.",
@@ -255,51 +251,30 @@ def _live(stored: _Stored) -> Section | None:
     )
 
 
+def _vendor_tables(stored: _Stored) -> Section | None:
+    shares = observed_shares(stored.environment.lake)
+    held = set(shares["table"])
+    absent = [f"{use.table} (loses {use.loses})" for use in stored.study.tables if use.table not in held]
+    words = "A row is known by its table's publication rule or, once the table is watched, when it was observed."
+    return Section(
+        "Vendor tables",
+        words + (" Absent: " + "; ".join(absent) + "." if absent else ""),
+        tables={"rows of all versions, and the share that was observed": shares},
+    )
+
+
 def _lineage(stored: _Stored) -> Section | None:
     rows: list[dict[str, Any]] = []
-    for stage in (
-        "panel",
-        "features",
-        "labels",
-        "folds",
-        "models",
-        "calibrators",
-        "positions",
-        "predictions",
-        "backtest",
-        "scorecard",
-        "candidate",
-        "champion",
-    ):
+    for stage in [*MARKET_STAGES, *RESEARCH_STAGES]:
         hashes = stored.hashes(stage)
         if hashes:
-            rows.append(
-                {
-                    "stage": stage,
-                    "partitions": len(hashes),
-                    "newest": max(hashes),
-                    "hash": hashes[max(hashes)],
-                }
-            )
+            newest = max(hashes)
+            rows.append({"stage": stage, "partitions": len(hashes), "newest": newest, "hash": hashes[newest]})
     lake = stored.environment.lake
     words = f"Lake commit {lake.head()}, manifest {lake.manifest_hash()}."
-    absent = [
-        f"{use.table} (loses {use.loses})" for use in stored.study.tables if use.table not in lake.tables()
-    ]
-    if absent:
-        words += " Absent tables: " + "; ".join(absent) + "."
     return Section("Lineage", words, tables={"content hashes": pl.DataFrame(rows)} if rows else {})
 
 
 SECTIONS: tuple[Callable[[_Stored], Section | None], ...] = (
-    _gates,
-    _equity,
-    _ic,
-    _calibration,
-    _blocks,
-    _profile,
-    _live,
-    _exclusions,
-    _folds,
-    _lineage,
-)
+    _gates, _equity, _ic, _calibration, _blocks, _profile, _live, _vendor_tables, _exclusions, _folds, _lineage,
+)  # fmt: skip

@@ -53,6 +53,20 @@ def duckdb_resource() -> DuckDBResource:
     return DuckDBResource(database=":memory:")
 
 
+def observed_shares(lake: Lake) -> pl.DataFrame:
+    """table, rows (all versions), observed: the share of rows known by watching instead of by the table's rule."""
+    columns = "count(*) AS rows, coalesce(avg((knowledge = 'observed')::DOUBLE), 0) AS observed"
+    tables = sorted(lake.manifest().tables.items())
+    with connect(lake) as connection:
+        parts = [
+            connection.sql(f"SELECT {columns} FROM {_name(entry.vendor, name + '_versions')}")
+            .pl()
+            .insert_column(0, pl.Series("table", [name]))
+            for name, entry in tables
+        ]
+    return pl.concat(parts)
+
+
 def write_views(path: Path, lake: Lake | None, artifacts: Artifacts | None = None) -> Path:
     """A `.duckdb` file of views only, for people; replaced as a whole under who has it open."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -193,6 +193,8 @@ def equity_figure(equity: pl.DataFrame) -> bytes:
                 label="paths, mean gross",
             )
         axes.set_yscale("log")
+        for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis(lambda value, _: f"{value:.2g}")
         axes.set_ylabel("NAV", color=INK)
         _legend(axes, 3)
 

@@ -23,7 +23,7 @@ img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
 nav a { margin-right: 14px; color: var(--accent); text-decoration: none; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .verdict { font-weight: 600; padding: 14px 18px; border-radius: 8px; margin: 16px 0; }
 .yes { background: #ebfbee; color: #2b8a3e; }
 .no { background: #fff5f5; color: #c92a2a; }
@@ -84,7 +84,10 @@ def _section(section: Section) -> str:
 
 
 def _table(frame: pl.DataFrame) -> str:
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in frame.columns)
+    head = "".join(
+        f"<th{' class=n' if dtype.is_numeric() else ''}>{html.escape(name.replace('_', ' '))}</th>"
+        for name, dtype in frame.schema.items()
+    )
     rows = "".join(
         "<tr>" + "".join(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)) + "</tr>"
         for row in frame.iter_rows()
@@ -94,7 +97,7 @@ def _table(frame: pl.DataFrame) -> str:
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
-        return "<td class=muted>\u2013</td>"
+        return "<td class='n muted'>\u2013</td>"
     if isinstance(value, float):
         return f"<td class=n>{value:,.4g}</td>" if abs(value) < 1e5 else f"<td class=n>{value:,.0f}</td>"
     if isinstance(value, int) and not isinstance(value, bool):
