@@ -102,8 +102,10 @@ def _wanted(environment: Environment, spec: TableSpec, sessions: Sequence[date],
     """Published sessions that were never fetched completely, plus the re-fetch window before now."""
     if spec.layout != "session":
         return []
-    now, again = environment.clock.now(), environment.settings.refetch_sessions
-    published = spec.published(sessions, now)
+    settings, again = environment.settings, environment.settings.refetch_sessions
+    # A month holds more than the environment does where its stretch begins or ends.
+    inside = [day for day in sessions if (settings.first_session or day) <= day <= (settings.last_session or day)]
+    published = spec.published(inside, environment.clock.now())
     window = published[-again:] if again else []
     return sorted({*environment.lake.missing(spec.name, published, codes=codes), *window})
 

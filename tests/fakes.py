@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import polars as pl
@@ -85,3 +86,26 @@ class FakeTushare(httpx.BaseTransport):
             "data": {"fields": page.columns, "items": [list(row) for row in page.rows()],
                      "has_more": offset + page.height < rows.height, "count": -1},
         })
+
+
+class Watched(httpx.BaseTransport):
+    """Another transport, with every request noted and something done before each answer.
+
+    Parameters
+    ----------
+    inner : httpx.BaseTransport
+    before : callable
+        Given the request's JSON body; may move a clock, or raise what the network would.
+    """
+
+    def __init__(
+        self, inner: httpx.BaseTransport, before: Callable[[dict[str, Any]], None] = lambda asked: None
+    ) -> None:
+        self.inner, self.before = inner, before
+        self.requests: list[dict[str, Any]] = []
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.read())
+        self.requests.append(asked)
+        self.before(asked)
+        return self.inner.handle_request(request)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -22,7 +23,9 @@ from pipeline.errors import PromotionRefused
 from pipeline.models.spec import BoostedSpec, LinearSpec
 from pipeline.stages.market import decision_time
 from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
-from resources.simulated import simulated_market
+from resources.simulated import SIMULATED_TOKEN, SimulatedVendor, simulated_market
+from resources.tushare import TushareClient, TushareSource
+from tests.fakes import Watched
 
 LIVE_SESSIONS = 3
 # Smaller than the tiny demo, without the net (its export alone takes seconds a split), and only the gates that hold
@@ -112,6 +115,14 @@ def copy_of(home: Path, target: Path, now: datetime | None = None, **changes: An
     if now is not None:
         environment.move_clock(now)
     return Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
+
+
+def watch(environment: Environment, before: Callable[[dict[str, Any]], None] = lambda asked: None) -> Watched:
+    """Put an observer between the environment's client and its simulated vendor; the client never really sleeps."""
+    vendor = Watched(SimulatedVendor(environment.simulated, environment.clock), before)
+    client = TushareClient(SIMULATED_TOKEN, transport=vendor, clock=environment.clock, sleep=lambda seconds: None)
+    environment.source = TushareSource(client)
+    return vendor
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -135,7 +136,9 @@ from assets.runs import Runner
 from resources.environments import Environment
 runner = Runner(Environment(Path(sys.argv[1])), dg.DagsterInstance.ephemeral(), build_definitions)
 Path(sys.argv[2]).touch()
-while not Path(sys.argv[3]).exists():
+for _ in range(60_000):
+    if Path(sys.argv[3]).exists():
+        break
     time.sleep(0.001)
 runner.stages(["champion"])
 """
