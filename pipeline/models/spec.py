@@ -29,9 +29,9 @@ class BoostedSpec(Spec):
     name: str = "boosted"
     window: ClassVar[int] = 1
     sequence_features: ClassVar[tuple[str, ...]] = ()
-    rounds: int = Field(default=100, ge=1)
+    rounds: int = Field(default=60, ge=1)
     leaves: int = Field(default=31, ge=2)
-    learning_rate: float = Field(default=0.05, gt=0)
+    learning_rate: float = Field(default=0.08, gt=0)
     max_bin: int = Field(default=63, ge=3)
     min_rows_in_leaf: int = Field(default=200, ge=1)
     column_share: float = Field(default=0.5, gt=0, le=1)

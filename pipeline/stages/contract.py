@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -122,7 +123,7 @@ class Stage:
     run : callable
         (study, reader, partition) -> StageResult.
     parts : tuple of str
-        Fields of the study that it reads; only they enter its code version.
+        Fields of the study that it reads, dotted where it reads a part; only they enter its code version.
     modules : tuple of str
         Library modules it runs; only they enter its code version.
     resumes : bool
@@ -141,8 +142,9 @@ class Stage:
 
     def code_version(self, study: Study) -> str:
         """Hash of the study's parts and of the sources that this stage reads; nothing else retrains it."""
-        values = study.model_dump(mode="json", include=set(self.parts))
-        return hash_json([values, hash_sources((*self.modules, self.run.__module__))])[:16]
+        values = study.model_dump(mode="json")
+        read = {part: reduce(lambda node, name: node[name], part.split("."), values) for part in self.parts}
+        return hash_json([read, hash_sources((*self.modules, self.run.__module__))])[:16]
 
 
 def months(sessions: Sequence[date]) -> list[str]:

@@ -245,7 +245,7 @@ MODELS = Stage(
     "split_member",
     ("folds",),
     run_models,
-    ("members", "training", "labels", "policy", "execution"),
+    ("members", "training", "labels", "policy.top_k", "policy.alpha", "execution"),
     _LIBRARY,
     pinned=True,
     resumes=True,
