@@ -133,7 +133,7 @@ def test_the_contract_names_every_panel_column() -> None:
 def test_every_stage_is_listed_with_its_partition_and_parts() -> None:
     """Pins a stage whose partition, or what its code version covers, changed in the code alone."""
     rows = re.findall(r"^\| (\w+) \| ([^|]*) \| [^|]* \| ([^|]*) \|$", _page("architecture"), re.MULTILINE)
-    listed = {name: (partition, set(re.findall(r"\w+", covers))) for name, partition, covers in rows}
+    listed = {name: (partition, set(re.findall(r"[\w.]+", covers))) for name, partition, covers in rows}
     modules = (market, research, evaluation, serving)
     stages = [value for module in modules for value in vars(module).values() if isinstance(value, Stage)]
     assert len(stages) == 14
