@@ -37,8 +37,8 @@ class Fitted:
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVES))
 
 
-class Family(Protocol):
-    """The two functions of a family's module."""
+class Trainer(Protocol):
+    """A module that fits a family."""
 
     def fit(
         self,
@@ -52,19 +52,33 @@ class Family(Protocol):
     ) -> Fitted:
         """Fit the learned heads on the fit rows, choose on the tune rows, never look at test targets."""
 
+
+class Server(Protocol):
+    """A module that serves a family; it never imports what only training needs (torch and Lightning: 3 s)."""
+
     def load(self, files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
         """The serving form from a family's files; `heads` are the learned ones."""
 
 
 FAMILIES = {
-    "linear": "pipeline.models.linear",
-    "boosted": "pipeline.models.boosted",
-    "sequence_net": "pipeline.models.nets.sequence",
+    "linear": ("pipeline.models.linear", "pipeline.models.onnx_runtime"),
+    "boosted": ("pipeline.models.boosted", "pipeline.models.boosted"),
+    "sequence_net": ("pipeline.models.nets.sequence", "pipeline.models.onnx_runtime"),
 }
+"""Family -> the module that fits it and the one that serves it."""
 
 
-def family(name: str) -> Family:
-    """A registered family; its module (and torch, LightGBM) is imported only now."""
+def trainer(name: str) -> Trainer:
+    """What fits a registered family; imported only now."""
+    return cast(Trainer, import_module(_modules(name)[0]))
+
+
+def server(name: str) -> Server:
+    """What serves a registered family; imported only now."""
+    return cast(Server, import_module(_modules(name)[1]))
+
+
+def _modules(name: str) -> tuple[str, str]:
     if name not in FAMILIES:
         raise BadInput("a member's family is registered", name, f"one of {sorted(FAMILIES)}")
-    return cast(Family, import_module(FAMILIES[name]))
+    return FAMILIES[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.models.examples import Examples, Head
 from pipeline.models.export import linear_graph
-from pipeline.models.family import Fitted, Objective, Predict, Progress
-from pipeline.models.onnx_runtime import load_graph
+from pipeline.models.family import Fitted, Objective, Progress
+from pipeline.models.onnx_runtime import FILE
 from pipeline.models.spec import LinearSpec, TrainingSpec
 
-FILE = "model.onnx"
 BLOCK = 16_384  # rows held in float64 at a time: 29 MB at 220 features
 
 
@@ -47,11 +45,6 @@ def fit(
     )
     progress("ridge solved", 1.0)
     return Fitted({FILE: graph})
-
-
-def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
-    """The exported graph under onnxruntime."""
-    return load_graph(files[FILE], batch)
 
 
 def ridge(x: NDArray[np.float32], targets: NDArray[np.float32], penalty: float) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.examples import SCORED_ROLES, Examples, learnable_heads, roles_of, targets_of
-from pipeline.models.family import Fitted, Objective, Progress, family
+from pipeline.models.family import Fitted, Objective, Progress, trainer
 from pipeline.models.inputs import Prepared, fit_normaliser
 from pipeline.models.metrics import Metrics, member_metrics
 from pipeline.models.normaliser import Normaliser
@@ -74,7 +74,7 @@ def fit_member(
     BadInput
         No fit rows, an unknown family, or labels that break their head's kind.
     """
-    chosen = family(spec.family)
+    chosen = trainer(spec.family)
     role, targets = roles_of(prepared, roles), targets_of(prepared, labels, heads)
     normaliser = fit_normaliser(prepared, role == "fit")
     described = learnable_heads(targets[role == "fit"], heads)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from pipeline.models.examples import Head
 from pipeline.models.family import Predict
 from pipeline.models.inputs import Inputs
 
 PROVIDERS = ("CPUExecutionProvider",)
 THREADS = 1
+FILE = "model.onnx"
+
+
+def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
+    """The serving form of every family that is exported as one graph."""
+    return load_graph(files[FILE], batch)
 
 
 def load_graph(model: bytes, batch: int) -> Predict:

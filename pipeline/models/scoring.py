@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import BadInput
 from pipeline.fingerprints import canonical_json
 from pipeline.models.examples import Head
-from pipeline.models.family import Predict, family
+from pipeline.models.family import Predict, server
 from pipeline.models.inputs import Inputs, Prepared, build_inputs
 from pipeline.models.normaliser import Normaliser
 
@@ -121,7 +121,7 @@ def load_member(files: Mapping[str, bytes]) -> Scorer:
         raise BadInput("a member is whole", f"absent: {absent}", "fetch the artifact again")
     card = Card.from_json(files[MEMBER_FILE])
     learned = tuple(head for head in card.heads if head.learned)
-    chosen = family(card.family)
+    chosen = server(card.family)
     predict = chosen.load(files, learned, card.serving_batch) if learned else _nothing
     return Scorer(card, Normaliser.from_json(files[NORMALISER_FILE]), predict)
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.labels.spec import HeadSpec
-from pipeline.models.family import FAMILIES, family
+from pipeline.models.family import FAMILIES, server
 from pipeline.models.inputs import Prepared, prepare
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, load_member
@@ -184,7 +184,7 @@ def test_bad_members_are_refused() -> None:
     with pytest.raises(KeyViolation):
         fit(MEMBERS[0], with_(labels=pl.concat([MARKET.labels, MARKET.labels[:1]])))
     with pytest.raises(BadInput, match=r"forest.*boosted"):
-        family("forest")
+        server("forest")
     with pytest.raises(BadInput, match="forest"):
         fit(LinearSpec.model_construct(family="forest"))
     with pytest.raises(BadInput, match="absent"):

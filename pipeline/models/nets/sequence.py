@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from pipeline.fingerprints import hash_bytes, hash_json
 from pipeline.models.examples import Examples, Head
 from pipeline.models.export import LOGIT_EDGE, network_graph
-from pipeline.models.family import Fitted, Objective, Predict, Progress
-from pipeline.models.onnx_runtime import load_graph
+from pipeline.models.family import Fitted, Objective, Progress
+from pipeline.models.onnx_runtime import FILE
 from pipeline.models.spec import SequenceNetSpec, TrainingSpec
 from pipeline.models.training import Schedule, replayable, tensors, train
-
-FILE = "model.onnx"
 
 
 class SequenceNet(nn.Module):
@@ -111,11 +109,6 @@ def fit(
         example = tuple(torch.zeros_like(part) for part in tensors(examples.inputs, padding))
         graph = network_graph(served, example, ("x", "sequence"))
     return Fitted({FILE: graph}, curves)
-
-
-def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
-    """The exported graph under onnxruntime."""
-    return load_graph(files[FILE], batch)
 
 
 def _network(spec: SequenceNetSpec, examples: Examples, heads: Sequence[Head]) -> SequenceNet:
