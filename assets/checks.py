@@ -48,10 +48,11 @@ def build_gate_check(study: Study, gate: GateSpec) -> dg.AssetChecksDefinition:
     )
     def verdict(environment: dg.ResourceParam[Environment]) -> dg.AssetCheckResult:
         rows = environment.artifacts.table(study.name, stage, "verdicts").filter(pl.col("gate") == gate.name)
-        row = rows.row(0, named=True) if len(rows) else {"status": "missing"}
+        unjudged = {"status": "missing", "rule": gate.name, "detail": f"not judged; materialise {stage} again"}
+        row = rows.row(0, named=True) if len(rows) else unjudged
         return dg.AssetCheckResult(
             passed=row["status"] in GREEN,
-            description=f"{row.get('rule')}: {row.get('detail')}",
+            description=f"{row['rule']}: {row['detail']}",
             metadata={k: v for k, v in row.items() if v is not None},
         )
 

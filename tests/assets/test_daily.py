@@ -44,7 +44,7 @@ def said(hook: Path) -> list[str]:
 
 def run_daily(runner: Runner, session: str) -> dg.ExecuteInProcessResult:
     """As the daemon would start it."""
-    job = build_definitions(runner.environment).get_job_def(f"{runner.study.name}_daily")
+    job = build_definitions(runner.environment).resolve_job_def(f"{runner.study.name}_daily")
     return job.execute_in_process(instance=runner.instance, tags={SESSION_TAG: session}, raise_on_error=False)
 
 

@@ -1,0 +1,117 @@
+"""The code location: what is in it, that it loads, and that building it touches nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from assets.definitions import build_definitions, definitions
+from assets.keys import manifest_key, stage_key, table_key
+from assets.study_graph import BUILDERS
+from pipeline.errors import BadInput
+from pipeline.studies import STUDIES
+from resources.environments import HOME_VARIABLE, Environment, Settings, create_environment
+from tests.tiny import Tiny, contents
+
+pytestmark = pytest.mark.xdist_group("tiny")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Environment:
+    """A home that nothing was ever fetched into, as after `foldgate init`; there is no token."""
+    settings = Settings(source="tushare", first_session=date(2024, 1, 2))
+    return create_environment(tmp_path / "home", settings, tmp_path / "no_template")
+
+
+def test_the_definitions_of_an_empty_home_are_valid(empty: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins a code location that needs a token, a network or data before it can be shown."""
+    monkeypatch.delenv("TUSHARE_TOKEN", raising=False)
+    before = contents(empty.home)
+    dg.Definitions.validate_loadable(build_definitions(empty))
+    assert contents(empty.home) == before
+
+
+def test_every_table_and_stage_is_an_asset_of_its_group(tiny: Tiny) -> None:
+    """Pins a table without an asset, and an asset outside its vendor's or study's group."""
+    study = tiny.runner.study
+    graph = build_definitions(tiny.environment).get_repository_def().asset_graph
+    stages = {stage_key(study, name) for name in ("panel", "features", "labels", "champion", "inference", "parity")}
+    vendor = {table_key("tushare", name) for name in study.table_names} | {manifest_key("tushare")}
+    keys = graph.get_all_asset_keys()
+    assert stages | vendor <= keys
+    assert len(keys) == len(vendor) + len(BUILDERS)
+    assert {graph.get(key).group_name for key in vendor} == {"tushare"}
+    assert {graph.get(key).group_name for key in keys - vendor} == {study.name}
+
+
+def test_every_registered_study_builds(tmp_path: Path) -> None:
+    """Pins a study that is only ever built when someone chooses it."""
+    for name in STUDIES:
+        settings = Settings(study=name, first_session=date(2026, 2, 2), last_session=date(2026, 9, 30))
+        environment = create_environment(tmp_path / name, settings, tmp_path / "no_template")
+        dg.Definitions.validate_loadable(build_definitions(environment))
+
+
+def test_sessions_are_the_calendars(tiny: Tiny) -> None:
+    """Pins a partition for a holiday, one for a day outside the stretch, and a session without one."""
+    graph = build_definitions(tiny.environment).get_repository_def().asset_graph
+    settings = tiny.environment.settings
+    assert settings.first_session
+    assert settings.last_session
+    wanted = tiny.environment.calendar().between(settings.first_session, settings.last_session)
+    partitions = graph.get(stage_key(tiny.runner.study, "inference")).partitions_def
+    assert partitions is not None
+    assert partitions.get_partition_keys() == [day.isoformat() for day in wanted]
+    assert any(b - a > timedelta(days=4) for a, b in pairwise(wanted)), "no holiday in the stretch"
+
+
+def test_months_cover_the_stretch(tiny: Tiny) -> None:
+    """Pins a first or last month that cannot be materialised."""
+    graph = build_definitions(tiny.environment).get_repository_def().asset_graph
+    for key in (stage_key(tiny.runner.study, "panel"), table_key("tushare", "daily")):
+        partitions = graph.get(key).partitions_def
+        assert partitions is not None
+        names = partitions.get_partition_keys()
+        assert (names[0], names[-1], len(names)) == ("2026-02", "2026-09", 8)
+
+
+def test_an_open_end_reaches_today(empty: Environment) -> None:
+    """Pins a live environment whose newest month or session cannot be materialised until it is over."""
+    graph = build_definitions(empty).get_repository_def().asset_graph
+    study, now = empty.study, datetime.now(UTC).astimezone(ZoneInfo(empty.study.market.zone))
+    months = graph.get(stage_key(study, "panel")).partitions_def
+    sessions = graph.get(stage_key(study, "inference")).partitions_def
+    assert months is not None
+    assert sessions is not None
+    assert months.get_partition_keys()[-1] == f"{now:%Y-%m}"
+    weekday = now.date() - timedelta(days=max(now.weekday() - 4, 0))
+    assert weekday.isoformat() in sessions.get_partition_keys()[-2:]
+
+
+def test_the_code_location_is_found_through_the_variable(tiny: Tiny) -> None:
+    """Pins `assets.definitions` not loading the way that the UI and the daemon load it."""
+    script = "from assets.definitions import definitions; d = definitions(); print(len(list(d.assets)))"
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={"PATH": "", HOME_VARIABLE: str(tiny.eve)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert int(made.stdout) == len(tiny.runner.study.table_names) + 1 + len(BUILDERS)
+
+
+def test_without_a_home_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins a traceback about a path where nobody named a home."""
+    monkeypatch.delenv(HOME_VARIABLE, raising=False)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with pytest.raises(BadInput, match="use the `foldgate` command"):
+        definitions()
