@@ -252,6 +252,8 @@ def _live(stored: _Stored) -> Section | None:
 
 
 def _vendor_tables(stored: _Stored) -> Section | None:
+    if not stored.environment.lake.tables():
+        return None
     shares = observed_shares(stored.environment.lake)
     held = set(shares["table"])
     absent = [f"{use.table} (loses {use.loses})" for use in stored.study.tables if use.table not in held]

@@ -34,7 +34,8 @@ def _figure(draw: Callable[[Any], None], height: float = HEIGHT) -> bytes:
     return buffer.getvalue()
 
 
-def _legend(axes: Any, columns: int = 4) -> None:
+def _legend(axes: Any, columns: int = 4, above: bool = False) -> None:
+    """Outside the plot; above it where the ticks' names or an axis label take the room below."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
@@ -43,8 +44,8 @@ def _legend(axes: Any, columns: int = 4) -> None:
             fontsize=7,
             frameon=False,
             ncols=columns,
-            loc="upper left",
-            bbox_to_anchor=(0.0, -0.1),
+            loc="lower left" if above else "upper left",
+            bbox_to_anchor=(0.0, 1.0 if above else -0.1),
         )
 
 
@@ -142,7 +143,7 @@ def reliability_figure(table: pl.DataFrame) -> bytes:
             )
         axes.set_xlabel("predicted", color=INK)
         axes.set_ylabel("observed", color=INK)
-        _legend(axes)
+        _legend(axes, above=True)
 
     return _figure(draw, 4.2)
 
@@ -290,7 +291,7 @@ def blocks_figure(metrics: pl.DataFrame) -> bytes:
             )
         axes.set_xticks(np.arange(len(books)) + 0.2, books, rotation=30, fontsize=7)
         axes.set_ylabel("% of orders", color=INK)
-        _legend(axes)
+        _legend(axes, above=True)
 
     return _figure(draw)
 

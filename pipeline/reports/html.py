@@ -20,7 +20,7 @@ h3 { font-size: 14px; margin: 14px 0 4px; }
 p { max-width: 78ch; }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; display: block; margin: 8px 0; }
-nav a { margin-right: 14px; color: var(--accent); text-decoration: none; }
+nav a { margin-right: 14px; color: var(--accent); text-decoration: none; white-space: nowrap; display: inline-block; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
