@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pipeline.models.examples import Examples, Head
+from pipeline.models.examples import Examples
 from pipeline.models.export import linear_graph
 from pipeline.models.family import Fitted, Objective, Progress
 from pipeline.models.onnx_runtime import FILE
@@ -28,17 +29,19 @@ def fit(
 ) -> Fitted:
     """Solve the learned heads and export them.
 
-    A probability head is one Newton step of a ridge logistic regression from its prevalence p:
-    logit = logit(p) + (linear - p) / (p (1 - p)). It keeps the order of the linear fit and never leaves
-    (0, 1), where a clipped linear probability would tie most rows of a rare head at 0.
+    A probability head keeps the order of the linear fit; its logit is slope x linear + intercept, both fitted by
+    logistic regression on the fit rows. A clipped linear probability would tie most rows of a rare head at 0, and one
+    Newton step from the prevalence overshoots there: on 0.2% positives of real stocks the ensemble's Brier score
+    became 2.8 times the constant's.
     """
     fit_rows, learned = examples.rows("fit"), examples.learned
     heads = [examples.heads[i] for i in learned]
     with threadpool_limits(training.threads):
-        weights = ridge(examples.inputs.x[fit_rows], examples.targets[fit_rows][:, learned], spec.penalty)
-    for column, head in enumerate(heads):
-        if head.kind == "probability":
-            _to_logit(weights[:, column], head)
+        x, targets = examples.inputs.x[fit_rows], examples.targets[fit_rows][:, learned]
+        weights = ridge(x, targets, spec.penalty)
+        for column, head in enumerate(heads):
+            if head.kind == "probability":
+                _to_logit(weights[:, column], x, targets[:, column])
     served = weights.astype(np.float32)
     graph = linear_graph(
         served[:-1], served[-1], [head.kind == "probability" for head in heads], training.serving_batch
@@ -87,8 +90,12 @@ def ridge(x: NDArray[np.float32], targets: NDArray[np.float32], penalty: float) 
     return weights
 
 
-def _to_logit(weights: NDArray[np.float64], head: Head) -> None:
-    p = head.baseline
-    weights[-1] -= p
-    weights /= p * (1.0 - p)
-    weights[-1] += np.log(p / (1.0 - p))
+def _to_logit(weights: NDArray[np.float64], x: NDArray[np.float32], truth: NDArray[np.float32]) -> None:
+    """Replace linear weights [F + 1] by those of the logit, in place; rows without truth are left out."""
+    known = ~np.isnan(truth)
+    linear = x[known] @ weights[:-1].astype(np.float32) + np.float32(weights[-1])
+    centre, spread = float(linear.mean()), float(linear.std()) or 1.0
+    fitted = LogisticRegression(C=np.inf).fit(((linear - centre) / spread)[:, None], truth[known])
+    slope = float(fitted.coef_[0, 0]) / spread
+    weights *= slope
+    weights[-1] += float(fitted.intercept_[0]) - slope * centre
