@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from assets.report import write_report
 from pipeline.errors import PromotionRefused
 from resources.environments import Environment, Settings, create_environment
+from tests.browser import dom
 from tests.tiny import SIZES, Tiny, copy_of
 
 pytestmark = pytest.mark.xdist_group("tiny")
@@ -111,22 +110,9 @@ def test_a_home_without_any_result_still_has_a_report(tmp_path: Path) -> None:
     assert "Nothing was promoted yet." in (tmp_path / "report.html").read_text()
 
 
-def in_chromium(path: Path, profile: Path) -> str:
-    """The page's DOM after a browser without a network has opened it."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium on this machine: the page is checked as text only")
-    flags = [
-        "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--dump-dom",
-    ]  # fmt: skip
-    done = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
-
-
 def test_a_browser_shows_the_verdict_and_every_gate(report: Report, tmp_path: Path) -> None:
     """Pins markup that only a parser of ours understands."""
-    shown = in_chromium(report.path, tmp_path / "profile")
+    shown = dom(report.path.as_uri(), tmp_path / "profile")
     rows = dict(re.findall(r'<tr><td>(\w+)</td><td class="(pass|fail|missing|not_applicable)">', shown))
     gates = {gate.name for gate in report.environment.study.promotion.gates}
     assert set(rows) == gates
