@@ -180,6 +180,8 @@ class Environment:
         clock = self.clock
         if not isinstance(clock, FixedClock):
             raise BadInput("only a simulated clock can be moved", type(clock).__name__)
+        if (self.home / "now.json").exists() and now < clock.at:
+            raise BadInput("a simulated now only goes forward", f"{clock.at} to {now}", "begin in another home")
         clock.at = now
         self.home.mkdir(parents=True, exist_ok=True)
         temporary = self.home / "now.json.tmp"

@@ -89,6 +89,7 @@ def test_a_month_without_a_decision_is_refused(tiny: Tiny, tmp_path: Path) -> No
     """Pins an empty panel that counts as done because its month lies ahead."""
     runner = copy_of(tiny.eve, tmp_path / "home")
     environment = runner.environment
+    (environment.home / "now.json").unlink()  # a home whose clock was never set may begin anywhere
     environment.move_clock(environment.clock.now().replace(month=8, day=31))
     with pytest.raises(BadInput, match="a decision that has been taken"):
         runner.stages(["panel"], first="2026-09")
