@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from datetime import time as wall_time
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
     _use(home)
     environment = create_environment(home, settings, TEMPLATE)
     live = _live_sessions(environment, arguments.live_sessions)
-    console.say(f"home {home}; history to {live[0] - timedelta(days=1)}, then {len(live)} live sessions")
+    console.say(f"home {home}; history to the session before {live[0]}, then {len(live)} live sessions")
     environment.move_clock(_evening(environment, live[0], sessions_back=1))
     with _runner(environment, console) as runner:
         runner.ingest()

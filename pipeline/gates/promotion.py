@@ -78,7 +78,15 @@ def _against(gate: GateSpec, judgement: Judgement) -> list[str]:
         return [f"{gate.name}: judged against the bound {verdict['bound']}, the study says {gate.bound}"]
     if verdict["status"] == "pass" or (verdict["status"] == "not_applicable" and gate.optional):
         return []
-    return [f"{gate.name}: {verdict['status']}, {verdict['detail']}"]
+    return [f"{gate.name}: {verdict['status']}, {_observed(verdict)}"]
+
+
+def _observed(verdict: Mapping[str, Any]) -> str:
+    """`0.0114 (from -0.0025) against 0, mean of 813 sessions`."""
+    if verdict["value"] is None:
+        return str(verdict["detail"])
+    low = "" if verdict["low"] is None else f" (from {verdict['low']:.4g})"
+    return f"{verdict['value']:.4g}{low} against {verdict['bound']:g}, {verdict['detail']}"
 
 
 class Champions:

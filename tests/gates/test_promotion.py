@@ -59,18 +59,20 @@ def test_green_on_both_sides_is_no_reason() -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([{"status": "fail"}], "net_excess: fail, seen"),
-        ([{"status": "missing"}], "net_excess: missing, seen"),
-        ([{"status": "not_applicable"}], "net_excess: not_applicable, seen"),
-        ([{"status": "unheard of"}], "net_excess: unheard of, seen"),
-        ([{"status": None}], "net_excess: None, seen"),
+        ([{"status": "fail"}], "net_excess: fail, 1 against 0, seen"),
+        ([{"status": "fail", "value": 0.5, "low": -2.0}], "net_excess: fail, 0.5 (from -2) against 0, seen"),
+        ([{"status": "missing", "value": None}], "net_excess: missing, seen"),
+        ([{"status": "not_applicable"}], "net_excess: not_applicable, 1 against 0, seen"),
+        ([{"status": "unheard of"}], "net_excess: unheard of, 1 against 0, seen"),
+        ([{"status": None}], "net_excess: None, 1 against 0, seen"),
         ([], "net_excess: missing"),
         ([{}, {}], "net_excess: judged twice"),
         ([{"status": "fail"}, {}], "net_excess: judged twice"),
         ([{"evaluation_hash": "F"}], "net_excess: judged another hash (F, now E)"),
         ([{"bound": -1.0}], "net_excess: judged against the bound -1.0, the study says 0.0"),
     ],
-    ids=["red", "missing evidence", "not applicable", "unknown status", "no status", "no verdict", "twice",
+    ids=["red", "red with an interval", "missing evidence", "not applicable", "unknown status", "no status", "no verdict",
+         "twice",
          "twice, once green", "other hash", "bound moved"],
 )  # fmt: skip
 def test_every_reason_against_a_gate(rows: list[dict[str, Any]], reason: str) -> None:
