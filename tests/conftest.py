@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 REALDATA = Path(os.environ.get("FOLDGATE_REALDATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put a test's `xdist_group` behind its id, which is how workers are chosen under `--dist loadgroup`.
+
+    xdist 3.8 does so through an attribute that pytest 9.2 no longer reads: every worker built the tiny environment.
+    """
+    if not config.getoption("loadgroup", default=False):
+        return
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark and not item.nodeid.endswith(suffix := f"@{mark.args[0]}"):
+            item._id = type(item._id).parse(item.nodeid + suffix)
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The folder of real market data; skips where it is missing."""
