@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,6 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
     environment.move_clock(_evening(environment, live[0], sessions_back=1))
     with _runner(environment, console) as runner:
         runner.ingest()
-        runner.refresh()
         _say_absent(environment, console)
         runner.market()
         runner.research()
@@ -101,6 +101,7 @@ def _simulated_settings(arguments: argparse.Namespace) -> Settings:
         market=chosen,
         first_session=sessions[0],
         last_session=sessions[-1],
+        workers=1 if arguments.profile == "tiny" else _workers(),
         overrides=TINY_SIZES if arguments.profile == "tiny" else {},
     )
 
@@ -109,13 +110,22 @@ def _imported_settings(folder: Path) -> Settings:
     from resources.imported import FolderSource
 
     first, last = FolderSource(folder).span("daily")
-    return Settings(source="imported", folder=str(folder.resolve()), first_session=first, last_session=last)
+    return Settings(
+        source="imported",
+        folder=str(folder.resolve()),
+        first_session=first,
+        last_session=last,
+        workers=_workers(),
+    )
+
+
+def _workers() -> int:
+    """Two processes where there are two cores: each holds its own inputs, 0.1 GB at the size of the demo."""
+    return min(2, os.cpu_count() or 1)
 
 
 def _use(home: Path) -> None:
     """Point Dagster at a home that was chosen after parsing."""
-    import os
-
     from resources.environments import HOME_VARIABLE
 
     home.mkdir(parents=True, exist_ok=True)
@@ -256,7 +266,6 @@ def backfill(home: Path, arguments: argparse.Namespace) -> int:
     console, environment = Console("backfill"), Environment(home)
     with _runner(environment, console) as runner:
         runner.ingest(first, last)
-        runner.refresh()
         runner.market(first, last)
     console.finish("done")
     return 0

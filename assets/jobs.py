@@ -23,10 +23,8 @@ RESEARCH_STAGES = (
 LIVE_STAGES = ("panel", "features")
 
 
-def build_jobs(
-    study: Study, tables: list[TableSpec]
-) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
-    """Refresh of the snapshots, monthly ingestion, the market stages of a month, and one session's inference."""
+def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
+    """Vendor tables and their manifest, the market stages of a month, one session's inference and its parity."""
     snapshots = [table_key(t.vendor, t.name) for t in tables if t.layout == "snapshot"]
     monthly = [table_key(t.vendor, t.name) for t in tables if t.layout == "session"]
     select = dg.AssetSelection.assets
@@ -37,9 +35,9 @@ def build_jobs(
             description="Tables that the vendor ships whole.",
         ),
         dg.define_asset_job(
-            f"{study.market.vendor}_month",
-            select(*monthly),
-            description="Tables that grow by session, for one month or a range.",
+            f"{study.market.vendor}_tables",
+            select(*snapshots, *monthly, manifest_key(study.market.vendor)),
+            description="Every vendor table, those that grow by session for one month or a range; then the manifest.",
         ),
         dg.define_asset_job(
             f"{study.market.vendor}_manifest",

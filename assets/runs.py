@@ -94,12 +94,16 @@ class Runner:
         return result
 
     def ingest(self, first_month: str | None = None, last_month: str | None = None) -> None:
-        """Snapshots, then the monthly tables of a range, then the manifest."""
+        """Every vendor table, those that grow by session over a range of months, then the manifest.
+
+        A lake that knows no calendar yet is given the snapshots first: the range and the partitions follow from it.
+        """
         vendor = self.study.market.vendor
-        self.job(f"{vendor}_snapshots", step="vendor snapshots")
+        if "trade_cal" not in self.environment.lake.tables():
+            self.job(f"{vendor}_snapshots", step="vendor snapshots")
+            self.refresh()
         span = self._span(first_month, last_month)
-        self.job(f"{vendor}_month", first=span[0], last=span[-1], step=f"vendor tables {span[0]}..{span[-1]}")
-        self.job(f"{vendor}_manifest", step="lake manifest")
+        self.job(f"{vendor}_tables", first=span[0], last=span[-1], step=f"vendor tables {span[0]}..{span[-1]}")
 
     def market(self, first_month: str | None = None, last_month: str | None = None) -> None:
         """Panel, features and labels of a range of months."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from assets.partitions import MEMBER, SPLIT
 from pipeline.calendars import Calendar
 from pipeline.errors import MissingTable
 from pipeline.fingerprints import hash_json
-from pipeline.stages.contract import Stage, StageResult, Stores
+from pipeline.stages.contract import Figures, Stage, Stores
 from pipeline.stages.research import PIN_FILE
 from pipeline.study import Study
 from resources.artifacts import Version
@@ -167,15 +167,12 @@ def partition_names(context: dg.AssetExecutionContext) -> list[str]:
 def run_stage(
     context: dg.AssetExecutionContext, environment: Environment, stage: Stage, study: Study
 ) -> dg.MaterializeResult:
-    """Run a stage over the partitions of this run, one by one, writing each as soon as it is done."""
-    partitions, shared = partition_names(context), dict[str, Any]()
-    versions, last, started = [], StageResult(), time.perf_counter()
-    for i, partition in enumerate(partitions):
-        log = _progress(context, environment.watch, stage, partition, i, len(partitions))
-        log("started", i / len(partitions))
-        version, result = run_partition(environment, stage, study, partition, shared, log)
-        versions.append(version)
-        last = result or last
+    """Run a stage over the partitions of this run, writing each as soon as it is done."""
+    partitions, started = partition_names(context), time.perf_counter()
+    tell = told(context.log.info, environment.watch)
+    parallel = stage.parallel and environment.settings.workers > 1 and len(partitions) > 1
+    run = _side_by_side if parallel else _one_by_one
+    versions, pictures = run(environment, stage, study, partitions, tell)
     digest = versions[0].hash if len(versions) == 1 else hash_json([version.hash for version in versions])
     described = {
         "partitions": len(partitions),
@@ -186,8 +183,36 @@ def run_stage(
     return dg.MaterializeResult(
         asset_key=stage_key(study, stage),
         data_version=dg.DataVersion(digest[:16]),
-        metadata={name: _shown(value) for name, value in described.items()} | _pictures(last.figures),
+        metadata={name: _shown(value) for name, value in described.items()} | _pictures(pictures),
     )
+
+
+def _one_by_one(
+    environment: Environment, stage: Stage, study: Study, partitions: list[str], tell: Callable[[str], None]
+) -> tuple[list[Version], Figures]:
+    """Versions in partition order, and the pictures of the last partition that was computed."""
+    versions, figures, shared = [], dict[str, Callable[[], bytes]](), dict[str, Any]()
+    for i, partition in enumerate(partitions):
+        log = _progress(tell, stage, partition, i, len(partitions))
+        log("started", i / len(partitions))
+        version, drawn = run_partition(environment, stage, study, partition, shared, log)
+        versions.append(version)
+        figures = dict(drawn) or figures
+    return versions, figures
+
+
+def _side_by_side(
+    environment: Environment, stage: Stage, study: Study, partitions: list[str], tell: Callable[[str], None]
+) -> tuple[list[Version], Figures]:
+    """The same in several processes."""
+    from assets.workers import run_in_processes
+
+    versions, figures = dict[str, Version](), dict[str, Callable[[], bytes]]()
+    for done in run_in_processes(environment.home, study.name, stage.name, partitions, environment.settings.workers):
+        versions[done.partition] = done.version
+        figures |= {title: partial(bytes, png) for title, png in done.pictures.items()}
+        tell(f"{stage.name} {done.partition}: done, {len(versions)} of {len(partitions)}")
+    return [versions[partition] for partition in partitions], figures
 
 
 def run_partition(
@@ -197,8 +222,11 @@ def run_partition(
     partition: str,
     shared: dict[str, Any],
     log: Callable[[str, float], None],
-) -> tuple[Version, StageResult | None]:
-    """One partition: skip it if nothing it depends on changed, else compute, append trials, write."""
+) -> tuple[Version, Figures]:
+    """One partition: skip it if nothing it depends on changed, else compute, append trials, write.
+
+    Returns its version, and what draws its pictures (nothing when it was skipped).
+    """
     with _workdir(environment, study, stage, partition) as workdir:
         reader = StageReader(environment, study, stage, shared, workdir, log)
         code = stage.code_version(study)
@@ -206,7 +234,7 @@ def run_partition(
         existing = environment.artifacts.current(study.name, stage.name).get(partition)
         if inputs and existing and existing.lineage.get("inputs") == inputs:
             log("unchanged, kept", 1.0)
-            return existing, None
+            return existing, {}
         result = stage.run(study, reader, partition)
         if result.trials:
             environment.ledger(study.name).append(result.trials)
@@ -220,7 +248,7 @@ def run_partition(
             lineage={"code": code, "inputs": inputs, "read": dict(sorted(reader.lineage.items()))},
             metadata=result.metadata,
         )
-    return version, result
+    return version, result.figures
 
 
 @contextmanager
@@ -238,12 +266,10 @@ def _workdir(environment: Environment, study: Study, stage: Stage, partition: st
 
 
 def _progress(
-    context: dg.AssetExecutionContext, watch: Callable[[str], None], stage: Stage, partition: str, i: int, n: int
+    tell: Callable[[str], None], stage: Stage, partition: str, i: int, n: int
 ) -> Callable[[str, float], None]:
     """Log lines `models cpcv_03|linear (4/45): epoch 2, 67%`."""
     place = f"{stage.name} {partition}".strip() + (f" ({i + 1}/{n})" if n > 1 else "")
-
-    tell = told(context.log.info, watch)
     return lambda text, done: tell(f"{place}: {text}, {done:.0%}")
 
 
@@ -271,7 +297,7 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _pictures(figures: Mapping[str, Callable[[], bytes]]) -> dict[str, dg.MarkdownMetadataValue]:
+def _pictures(figures: Figures) -> dict[str, dg.MarkdownMetadataValue]:
     return {
         title: dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(draw()).decode()})")
         for title, draw in figures.items()

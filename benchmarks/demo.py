@@ -15,8 +15,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import assets.stage_runner
-import assets.vendor_tables
+from assets import stage_runner, vendor_tables
 from assets.cli import main as foldgate
 
 LIMITS = {"demo": 360.0, "tiny": 8.0}
@@ -45,13 +44,15 @@ class Stopwatch:
 def library_time() -> Iterator[Stopwatch]:
     """Time of stage functions, their reads and writes, and of ingestion; everything else is orchestration."""
     watch = Stopwatch()
-    kept = assets.stage_runner.run_partition, assets.vendor_tables.ingest
-    assets.stage_runner.run_partition = watch.around(kept[0])  # type: ignore[assignment]
-    assets.vendor_tables.ingest = watch.around(kept[1])  # type: ignore[assignment]
+    places = ((stage_runner, "_one_by_one"), (stage_runner, "_side_by_side"), (vendor_tables, "ingest"))
+    kept = [getattr(module, name) for module, name in places]
+    for (module, name), function in zip(places, kept, strict=True):
+        setattr(module, name, watch.around(function))
     try:
         yield watch
     finally:
-        assets.stage_runner.run_partition, assets.vendor_tables.ingest = kept
+        for (module, name), function in zip(places, kept, strict=True):
+            setattr(module, name, function)
 
 
 def main() -> None:

@@ -63,7 +63,6 @@ def _measure(environment: Environment) -> None:
     steps: list[tuple[str, float]] = []
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions, lambda *step: steps.append(step))
     runner.ingest()
-    runner.refresh()
     months = sorted(
         {f"{day:%Y-%m}" for day in environment.calendar().between(environment.settings.first_session, session)}
     )

@@ -51,6 +51,8 @@ class Settings(Spec):
         The stretch that the environment holds; an open end follows the clock.
     refetch_sessions : int
         Sessions asked for again on every ingestion, because vendors correct late.
+    workers : int
+        Processes for stages whose partitions are long and independent; each holds its own copy of their inputs.
     retry_until : time
         Local hour after which a daily job with incomplete tables fails.
     notify : str
@@ -69,6 +71,7 @@ class Settings(Spec):
     first_session: date | None = None
     last_session: date | None = None
     refetch_sessions: int = 5
+    workers: int = 1
     retry_until: time = time(23, 0)
     notify: str = ""
     overrides: Mapping[str, Any] = {}

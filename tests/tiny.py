@@ -73,7 +73,6 @@ def build_tiny(folder: Path) -> Tiny:
     environment.move_clock(decision_time(environment.study, sessions[-LIVE_SESSIONS - 1]))
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
     runner.ingest()
-    runner.refresh()
     runner.market()
     with pytest.raises(PromotionRefused):  # before anything was promoted: a recorded NO_SELECTION
         runner.stages(["inference"], first=sessions[-LIVE_SESSIONS - 1].isoformat())

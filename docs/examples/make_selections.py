@@ -64,7 +64,6 @@ def _run(environment: Environment) -> None:
             environment, instance, build_definitions, lambda step, took: print(f"{took:6.1f} s {step}")
         )
         runner.ingest()
-        runner.refresh()
         runner.market()
         environment.move_clock(decision_time(study, live[0]))
         with suppress(PromotionRefused):

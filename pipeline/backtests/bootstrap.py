@@ -123,7 +123,7 @@ def excess_over_random(equity: pl.DataFrame, book: str) -> pl.DataFrame:
             f"{own.height} returns, {n_books} random books",
             "run both under the same market and costs",
         )
-    average = drawn.group_by("session").agg(random=pl.col("net").sum() / n_books)
+    average = drawn.group_by("session", maintain_order=True).agg(random=pl.col("net").sum() / n_books)
     return (
         own.join(average, on="session", how="left")
         .sort("session")
@@ -137,7 +137,7 @@ def share_of_random_beaten(equity: pl.DataFrame, book: str) -> float:
     own = returns.filter(pl.col("book") == book)
     grown = (
         returns.filter(pl.col("session").is_in(own["session"].implode()))
-        .group_by("book")
+        .group_by("book", maintain_order=True)
         .agg(growth=(1 + pl.col("net")).product())
     )
     drawn = grown.filter(pl.col("book") != book)["growth"]

@@ -89,7 +89,7 @@ def _placed(
     orders = pl.DataFrame(
         {"book": books, "wanted": wanted, "placed": placed, "capped": wanted > room, "too_small": too_small}
     )
-    return orders.group_by("book").agg(
+    return orders.group_by("book", maintain_order=True).agg(
         placed_share=pl.col("placed").sum() / pl.col("wanted").sum(),
         capped_rate=pl.col("capped").mean(),
         too_small_rate=pl.col("too_small").mean(),

@@ -150,9 +150,11 @@ def _turnover(equity: pl.DataFrame, trades: pl.DataFrame, spec: ExecutionSpec) -
     bought = trades.select("book", session="entry_session", value=stake / (1 + spec.buy_cost_bps / 1e4))
     proceeds = stake * (1 + pl.col("net_return")) / (1 - spec.sell_cost_bps / 1e4)
     sold = trades.select("book", session="exit_session", value=proceeds)
-    traded = pl.concat([bought, sold]).drop_nulls().group_by("book", "session").agg(pl.col("value").sum())
+    flows = pl.concat([bought, sold]).drop_nulls()
+    # Floats are added in a fixed order: without it the last bit, and with it the table's hash, differed between runs.
+    traded = flows.group_by("book", "session", maintain_order=True).agg(pl.col("value").sum())
     return (
-        equity.join(traded, on=["book", "session"], how="left")
-        .group_by("book")
+        equity.join(traded, on=["book", "session"], how="left", maintain_order="left")
+        .group_by("book", maintain_order=True)
         .agg(turnover=(pl.col("value").fill_null(0.0) / 2 / pl.col("net")).mean())
     )

@@ -73,6 +73,6 @@ class TrainingSpec(Spec):
     """
 
     seed: int = 7
-    threads: int = Field(default=2, ge=1)
+    threads: int = Field(default=1, ge=1)
     net_threads: int = Field(default=1, ge=1)
     serving_batch: int = Field(default=64, ge=1)

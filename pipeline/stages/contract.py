@@ -17,6 +17,7 @@ from pipeline.gates.ledger import Ledger, Trial
 from pipeline.gates.promotion import Champions
 from pipeline.study import Study
 
+Figures = Mapping[str, Callable[[], bytes]]
 PartitionKind = Literal["month", "whole", "split", "split_member", "session"]
 
 
@@ -43,7 +44,7 @@ class StageResult:
     files: Mapping[str, bytes] = field(default_factory=dict)
     trials: Sequence[Trial] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class Stage:
         Library modules it runs; only they enter its code version.
     resumes : bool
         A partition whose inputs and code did not change is not computed again.
+    parallel : bool
+        Partitions are long and independent: a range of them may run in several processes.
     """
 
     name: str
@@ -138,6 +141,7 @@ class Stage:
     modules: tuple[str, ...]
     pinned: bool = False
     resumes: bool = False
+    parallel: bool = False
     summary: str = ""
 
     def code_version(self, study: Study) -> str:

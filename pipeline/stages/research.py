@@ -249,6 +249,7 @@ MODELS = Stage(
     _LIBRARY,
     pinned=True,
     resumes=True,
+    parallel=True,
     summary="One member fitted on one split; raw scores of its tune and test rows through the serving form.",
 )
 CALIBRATORS = Stage(

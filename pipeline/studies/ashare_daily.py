@@ -55,7 +55,7 @@ STUDY = Study(
             "WVMA5", "SUMP5", "VSUMP5", "OPEN0",
         )),
     ),
-    training=TrainingSpec(seed=7, threads=2, serving_batch=64),
+    training=TrainingSpec(seed=7, threads=1, serving_batch=64),
     calibration=CalibrationSpec(),
     policy=PolicySpec(top_k=10),
     execution=ExecutionSpec(sleeves=3, exit_session=3, buy_cost_bps=12.6, sell_cost_bps=17.6, random_books=200),

@@ -48,6 +48,18 @@ def test_the_same_content_has_the_same_data_version(tiny: Tiny, tmp_path: Path) 
     assert versions == [stored[:16]] * 2
 
 
+def test_research_gives_the_same_content_every_time(tiny: Tiny, tmp_path: Path) -> None:
+    """Pins floats added in whatever order the threads finish: a mean turnover once differed in its last bit."""
+    runner = copy_of(tiny.eve, tmp_path / "home")
+    name, before = runner.study.name, len(runner.environment.artifacts.versions())
+    for _ in range(6):
+        runner.stages(["predictions", "backtest"])
+    current = runner.environment.artifacts.current
+    for stage in ("predictions", "backtest"):
+        assert current(name, stage)[""].hash == tiny.environment.artifacts.current(name, stage)[""].hash
+    assert len(runner.environment.artifacts.versions()) == before
+
+
 def test_a_materialisation_tells_rows_seconds_and_the_stages_own_figures(tiny: Tiny, tmp_path: Path) -> None:
     """Pins a UI in which a stage is a name and a time stamp."""
     runner = copy_of(tiny.eve, tmp_path / "home")

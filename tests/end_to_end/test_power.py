@@ -44,7 +44,6 @@ def research(home: Path, signal: float) -> Runner:
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
     assert environment.study.promotion.gates == STUDIES[environment.study.name].promotion.gates
     runner.ingest()
-    runner.refresh()
     runner.market()
     runner.research()
     runner.judged("candidate")

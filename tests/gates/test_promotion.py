@@ -71,9 +71,10 @@ def test_green_on_both_sides_is_no_reason() -> None:
         ([{"evaluation_hash": "F"}], "net_excess: judged another hash (F, now E)"),
         ([{"bound": -1.0}], "net_excess: judged against the bound -1.0, the study says 0.0"),
     ],
-    ids=["red", "red with an interval", "missing evidence", "not applicable", "unknown status", "no status", "no verdict",
-         "twice",
-         "twice, once green", "other hash", "bound moved"],
+    ids=[
+        "red", "red with an interval", "missing evidence", "not applicable", "unknown status", "no status",
+        "no verdict", "twice", "twice, once green", "other hash", "bound moved",
+    ],
 )  # fmt: skip
 def test_every_reason_against_a_gate(rows: list[dict[str, Any]], reason: str) -> None:
     """Pins each way in which a gate that was not passed could be overlooked."""

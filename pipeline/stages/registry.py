@@ -1,0 +1,14 @@
+"""Every stage by its name, in the order in which a study runs them."""
+
+from pipeline.stages.evaluation import BACKTEST, SCORECARD
+from pipeline.stages.market import FEATURES, LABELS, PANEL
+from pipeline.stages.research import CALIBRATORS, FOLDS, MODELS, POSITIONS, PREDICTIONS
+from pipeline.stages.serving import CANDIDATE, CHAMPION, INFERENCE, PARITY
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        PANEL, FEATURES, LABELS, FOLDS, MODELS, CALIBRATORS, POSITIONS, PREDICTIONS, BACKTEST, SCORECARD,
+        CANDIDATE, CHAMPION, INFERENCE, PARITY,
+    )
+}  # fmt: skip
