@@ -176,7 +176,7 @@ def _member_excess(study: Study, read: Reader, name: str) -> pl.DataFrame:
 def _mean_excess(excess: pl.DataFrame, kind: str) -> pl.DataFrame:
     """session, excess: averaged over the paths, or of the locked stretch."""
     wanted = pl.col("book") == LOCKED if kind == LOCKED else pl.col("book") != LOCKED
-    return excess.filter(wanted).group_by("session").agg(pl.col("excess").mean()).sort("session")
+    return excess.filter(wanted).group_by("session", maintain_order=True).agg(pl.col("excess").mean()).sort("session")
 
 
 def _by_book(metrics: pl.DataFrame, name: str) -> list[dict[str, object]]:
@@ -236,7 +236,8 @@ def _excess_series(excess: pl.DataFrame) -> dict[str, np.ndarray]:
 
 def _ic_series(ic: pl.DataFrame) -> dict[str, np.ndarray]:
     """Mean rank IC per session over the paths, and on the locked stretch."""
-    paths = ic.filter(pl.col("path") != LOCKED).group_by("session").agg(pl.col("rank_ic").mean()).sort("session")
+    by_session = ic.filter(pl.col("path") != LOCKED).group_by("session", maintain_order=True)
+    paths = by_session.agg(pl.col("rank_ic").mean()).sort("session")
     return {
         "paths": paths["rank_ic"].to_numpy(),
         LOCKED: ic.filter(pl.col("path") == LOCKED)["rank_ic"].to_numpy(),
