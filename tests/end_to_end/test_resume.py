@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from assets.runs import Runner
 from assets.study_graph import BUILDERS
 from pipeline.stages import evaluation, market, research, serving
 from pipeline.stages.contract import Stage
@@ -31,6 +32,7 @@ runner = Runner(Environment(Path(sys.argv[1])), dg.DagsterInstance.ephemeral(), 
 runner.research()
 """
 OTHER_MEMBERS = {"members.1.rounds": 12}
+WORKERS_END_SECONDS = 1.5  # a worker looks for its run twice a second
 
 
 def models(environment: Environment) -> dict[str, Version]:
@@ -56,24 +58,34 @@ def kill_in_the_middle(home: Path, done: int) -> dict[str, Version]:
     finally:
         process.kill()
     assert process.wait() == -signal.SIGKILL
-    return fresh(before, models(environment))
+    time.sleep(WORKERS_END_SECONDS)
+    left = fresh(before, models(environment))
+    time.sleep(WORKERS_END_SECONDS)
+    assert fresh(before, models(environment)) == left, "a worker of the killed run goes on"
+    return left
 
 
-def test_a_killed_training_goes_on_where_it_stopped(tiny: Tiny, tmp_path: Path) -> None:
-    """Pins finished models that are trained again, and a resumed result that differs from an uninterrupted one."""
-    interrupted = copy_of(tiny.eve, tmp_path / "interrupted", overrides=OTHER_MEMBERS)
-    whole = copy_of(tiny.eve, tmp_path / "whole", overrides=OTHER_MEMBERS)
-    finished = kill_in_the_middle(interrupted.environment.home, done=3)
-    partitions = len(interrupted.study.folds.splits) * len(interrupted.study.members)
-    assert 3 <= len(finished) < partitions
-    for runner in (interrupted, whole):
-        runner.research()
-    now = models(interrupted.environment)
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """The same research in one go, in one process."""
+    runner = copy_of(tiny.eve, tmp_path_factory.mktemp("whole") / "home", overrides=OTHER_MEMBERS)
+    runner.research()
+    return runner
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_training_goes_on_where_it_stopped(tiny: Tiny, whole: Runner, tmp_path: Path, workers: int) -> None:
+    """Pins finished models that are trained again, workers that outlive their run, and results that tell of it."""
+    runner = copy_of(tiny.eve, tmp_path / "home", overrides=OTHER_MEMBERS, workers=workers)
+    finished = kill_in_the_middle(runner.environment.home, done=3)
+    assert 3 <= len(finished) < len(runner.study.folds.splits) * len(runner.study.members)
+    runner.research()
+    now = models(runner.environment)
     assert {name: now[name].sequence for name in finished} == {name: v.sequence for name, v in finished.items()}
     for stage in ("folds", "models", "calibrators", "positions", "predictions", "backtest", "scorecard"):
         made, wanted = (
             {name: version.hash for name, version in r.environment.artifacts.current(r.study.name, stage).items()}
-            for r in (interrupted, whole)
+            for r in (runner, whole)
         )
         assert made == wanted, stage
 
