@@ -166,6 +166,8 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("what", choices=["feature"], help="what to check")
     check.add_argument("name", help="a feature, or a family for all of its features")
 
+    add("prune", commands.prune, "Delete superseded stage results that no champion, pin or record reaches.")
+
     add(
         "doctor",
         commands.doctor,

@@ -373,6 +373,14 @@ def check(home: Path, arguments: argparse.Namespace) -> int:
     return check_feature(Environment(home), arguments.name)
 
 
+def prune(home: Path, _: argparse.Namespace) -> int:
+    from assets.pruning import prune as forget
+
+    deleted = forget(Environment(home))
+    Console("prune").finish(f"{len(deleted)} files deleted; raw tables keep every revision")
+    return 0
+
+
 def doctor(home: Path, _: argparse.Namespace) -> int:
     from assets.doctor import examine
 
