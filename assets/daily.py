@@ -13,6 +13,7 @@ from assets.schedules import SESSION_TAG
 from pipeline.clock import instant
 from pipeline.errors import IncompleteTables, RetryableVendorError
 from pipeline.serving.records import write_no_selection
+from pipeline.stages.contract import months
 from pipeline.study import Study
 from resources.environments import Environment
 from resources.freshness import incomplete_sessions
@@ -32,6 +33,17 @@ def run_session(runner: Runner, session: date) -> None:
         _require_complete(runner.environment, runner.study, session)
         runner.stages(["panel", "features"], first=month, last=month, step=f"panel, features {month}")
     runner.stages(["inference"], first=session.isoformat(), step=f"inference {session}")
+    _refresh_labels(runner, session)
+
+
+def _refresh_labels(runner: Runner, session: date) -> None:
+    """Labels of the decisions that this session may have ended: what was recorded meets what happened."""
+    labels, calendar = runner.study.labels, runner.environment.calendar()
+    reach = labels.exit_session + labels.max_exit_delay
+    oldest = calendar.session(max(calendar.ordinal(session) - reach, 0))
+    built = runner.environment.artifacts.current(runner.study.name, "panel")
+    span = [month for month in months(calendar.between(oldest, session)) if month in built]
+    runner.stages(["labels"], first=span[0], last=span[-1], step=f"labels {span[0]}..{span[-1]}")
 
 
 def _require_open(environment: Environment, session: date) -> None:

@@ -20,7 +20,6 @@ RESEARCH_STAGES = (
     "candidate",
     "champion",
 )
-LIVE_STAGES = ("panel", "features")
 
 
 def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:

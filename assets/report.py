@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from assets.jobs import MARKET_STAGES, RESEARCH_STAGES
+from pipeline.backtests.ic import rank_ic
 from pipeline.errors import FoldgateError
 from pipeline.reports import figures
 from pipeline.reports.html import Section, page
@@ -244,11 +245,28 @@ def _live(stored: _Stored) -> Section | None:
             .agg(exact=pl.col("exact").all(), rows=pl.col("rows").sum(), different=pl.col("different").sum())
             .sort("session")
         )
+    realised = _realised(stored)
+    if realised is not None:
+        tables["realised so far"] = realised
     return Section(
         "Live sessions",
         "Each session was inferred with what was known at its decision time and rebuilt later by the research path.",
         tables=tables,
     )
+
+
+def _realised(stored: _Stored) -> pl.DataFrame | None:
+    """Per recorded session whose labels have ended: rank IC of the live score, mean return of what was selected."""
+    predictions, labels = stored.table("inference", "predictions"), stored.table("labels", "labels")
+    orders = stored.table("inference", "orders")
+    if predictions is None or labels is None or orders is None:
+        return None
+    known = labels.filter(pl.col("ret").is_not_null()).select("session", "instrument", "ret")
+    ic = rank_ic(predictions, known).filter(pl.col("rank_ic").is_not_null())
+    selected = orders.join(known, on=["session", "instrument"])
+    held = selected.group_by("session").agg(selected_return=pl.col("ret").mean())
+    whole = known.group_by("session").agg(all_names_return=pl.col("ret").mean())
+    return ic.join(held, on="session", how="left").join(whole, on="session", how="left").sort("session")
 
 
 def _vendor_tables(stored: _Stored) -> Section | None:
