@@ -17,6 +17,7 @@ from typing import Any
 
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import BadInput, LakeConflict, Tampered
+from pipeline.files import sync, write_synced
 from pipeline.fingerprints import canonical_json, hash_file
 
 DIGITS = 12
@@ -70,14 +71,14 @@ class CommitLog:
             raise BadInput("a commit takes the number after the newest one", number, f"use {self.head() + 1}")
         temporary = self._temporary(self._log)
         try:
-            _write_through(temporary, canonical_json(entry).encode())
+            write_synced(temporary, canonical_json(entry).encode())
             os.link(temporary, self._entry(number))
         except FileExistsError:
             raise LakeConflict("a commit number can be taken once", number,
                                "read the head again and retry") from None
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(self._log)
+        sync(self._log)
 
     def store(self, folder: str, suffix: str, write: Callable[[Path], object]) -> tuple[str, str]:
         """Keep what `write` puts into the path it is given, under the hash of its bytes.
@@ -90,20 +91,20 @@ class CommitLog:
         temporary = self._temporary(self._files / folder)
         try:
             write(temporary)
-            _sync(temporary)
+            sync(temporary)
             digest = hash_file(temporary)
             final = temporary.parent / f"{digest}{suffix}"
             os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(final.parent)
+        sync(final.parent)
         return final.relative_to(self.root).as_posix(), digest
 
     def save_checkpoint(self, number: int, state: object) -> None:
         """Keep the fold of entries 1..`number`; a convenience that may be deleted at any time."""
         temporary = self._temporary(self._checkpoints)
         try:
-            _write_through(temporary, json.dumps({"number": number, "state": state}).encode())
+            write_synced(temporary, json.dumps({"number": number, "state": state}).encode())
             os.replace(temporary, self._checkpoints / f"{number:0{DIGITS}d}.json")
         finally:
             temporary.unlink(missing_ok=True)
@@ -165,19 +166,6 @@ def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return [int(name[:DIGITS]) for name in os.listdir(folder) if name[:DIGITS].isdigit()]
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _discard(path: Path, limit: float) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Tampered
+from pipeline.files import create_once
 from pipeline.fingerprints import canonical_json, hash_bytes
 
 GENESIS = "0" * 64
@@ -99,29 +100,9 @@ class Chain:
                 return made
 
     def _create(self, row: Row) -> bool:
-        """Write beside, sync, then link: the name appears whole or not at all, and never twice."""
-        target = self.root / f"{row['number']:06d}.json"
-        temporary = self.root / f".{row['number']:06d}.{os.getpid()}.{threading.get_ident()}.tmp"
-        with temporary.open("wb") as handle:
-            handle.write(canonical_json(row).encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._sync_names()
-        return True
-
-    def _sync_names(self) -> None:
-        """A row that was reported as appended survives a power cut."""
-        folder = os.open(self.root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        """The row's file appears whole or not at all, and never twice."""
+        writer = f".{os.getpid()}.{threading.get_ident()}"
+        return create_once(self.root / f"{row['number']:06d}.json", canonical_json(row).encode() + b"\n", writer)
 
     def _paths(self) -> list[Path]:
         return sorted(self.root.glob("[0-9]*.json"))

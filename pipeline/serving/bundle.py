@@ -21,11 +21,11 @@ from llvmlite.binding import get_host_cpu_name  # type: ignore[import-untyped]
 
 from pipeline.calibration.calibrators import Calibrators
 from pipeline.errors import BadInput, Tampered
+from pipeline.files import one_writer, sync, write_synced
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.scoring import MEMBER_FILE, Card, Scorer, load_member
 from pipeline.positions.policy import Policy
-from pipeline.serving.atomic_files import one_writer, sync_folder, write_synced
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -249,9 +249,9 @@ def _write_folder(root: Path, digest: str, files: Mapping[str, bytes]) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_synced(folder / name, data)
     for inner in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
-        sync_folder(inner)
+        sync(inner)
     folder.rename(root / digest)
-    sync_folder(root)
+    sync(root)
 
 
 def _runtime(files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.errors import BadInput, RecordConflict, Tampered
+from pipeline.files import create_once, one_writer, replace_if_changed
 from pipeline.frames import require_columns
-from pipeline.serving.atomic_files import create_once, one_writer, replace_if_changed
 
 SELECTED, NO_SELECTION = "SELECTED", "NO_SELECTION"
 DAILY, SELECTIONS = "daily_top10_records", "selections"

@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_the_last_commit_whole(
         if where == "parquet":
             broken.setattr(pl.DataFrame, "write_parquet", lambda _, path: half_then_full(path, b"PAR1...."))
         elif where == "entry":
-            broken.setattr(resources.commits, "_write_through", half_then_full)
+            broken.setattr(resources.commits, "write_synced", half_then_full)
         else:
             broken.setattr(os, where, full_disk)
         with pytest.raises(OSError, match="No space left"):

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also under a kill. What they mean is the business of bundle and records."""
+"""Files that appear whole or not at all, also under a kill or a power cut. What they mean is their owners' business."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(handle.fileno())
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names inside a folder durable."""
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names inside a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -26,10 +26,14 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def create_once(path: Path, data: bytes) -> bool:
-    """Create a file exclusively; False when the name is taken already."""
+def create_once(path: Path, data: bytes, writer: str = "") -> bool:
+    """Create a file exclusively; False when the name is taken already.
+
+    Writers that race name themselves. A folder's one writer does not, so that a killed try leaves nothing behind
+    that the next one does not overwrite.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     write_synced(temporary, data)
     try:
         os.link(temporary, path)
@@ -37,7 +41,7 @@ def create_once(path: Path, data: bytes) -> bool:
         return False
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -49,7 +53,7 @@ def replace_if_changed(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     write_synced(temporary, data)
     temporary.replace(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
