@@ -77,8 +77,23 @@ def _require_complete(environment: Environment, study: Study, session: date) -> 
 
 
 def check_session(runner: Runner, session: date) -> None:
-    """Rebuild a recorded session by the research path."""
+    """Compare a recorded session with the research path, rebuilt from the raw tables as they are now.
+
+    A later session's ingestion has rebuilt the month already, unless this session was its last one or nothing came
+    after it: comparing stored tables with themselves would prove nothing.
+    """
+    month = f"{session:%Y-%m}"
+    if not _rebuilt_since(runner, session, month):
+        runner.stages(["panel", "features"], first=month, last=month, step=f"rebuild panel, features {month}")
     runner.stages(["parity"], first=session.isoformat(), step=f"parity {session}")
+
+
+def _rebuilt_since(runner: Runner, session: date, month: str) -> bool:
+    """Whether the month's panel and features were stored after the session's inference."""
+    artifacts, name = runner.environment.artifacts, runner.study.name
+    inferred = artifacts.current(name, "inference").get(session.isoformat())
+    built = [artifacts.current(name, stage).get(month) for stage in ("panel", "features")]
+    return inferred is not None and all(version and version.sequence > inferred.sequence for version in built)
 
 
 def deadline_passed(environment: Environment, study: Study, session: date) -> bool:

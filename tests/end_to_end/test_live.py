@@ -115,3 +115,19 @@ def test_one_flipped_bit_is_named(tiny: Tiny, faulty: Runner, tmp_path: Path, ta
     assert broken["live"][0] != broken["research"][0]
     checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["exact"].passed
+
+
+def test_a_session_is_checked_against_raw_tables_and_not_against_what_inference_read(
+    tiny: Tiny, faulty: Runner, tmp_path: Path
+) -> None:
+    """Pins a parity of the newest session that compares stored tables with themselves."""
+    runner, session = copy_of(faulty.environment.home, tmp_path / "home"), tiny.live[-1]
+    artifacts, name, month = runner.environment.artifacts, runner.study.name, f"{session:%Y-%m}"
+    version = artifacts.current(name, "features")[month]
+    tables = {t: artifacts.table(name, "features", t, partitions=[month]) for t in version.tables}
+    shifted = tables["features"].with_columns(pl.col("KMID") + pl.lit(1.0, pl.Float32))
+    artifacts.write(name, "features", month, tables | {"features": shifted}, {}, lineage={"test": "not from raw"})
+    check_session(runner, session)
+    assert parity(runner.environment, session)["exact"].all()
+    rebuilt = artifacts.table(name, "features", "features", partitions=[month])
+    assert rebuilt["KMID"].equals(tables["features"]["KMID"])
