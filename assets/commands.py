@@ -9,16 +9,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from datetime import time as wall_time
 from pathlib import Path
 
 from assets.arguments import day as day_of
 from assets.arguments import hour, month
 from assets.console import Console
-from pipeline.errors import BadInput, FoldgateError, PromotionRefused
+from pipeline.errors import BadInput, FoldgateError, ParityBroken, PromotionRefused
 from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
 
 Command = Callable[[Path, argparse.Namespace], int | None]
@@ -48,6 +48,8 @@ def _runner(environment: Environment, console: Console) -> Iterator["Runner"]:  
 
 def demo(home: Path, arguments: argparse.Namespace) -> int:
     """Backfill, research, promotion, then live sessions one by one, and the report."""
+    from pipeline.stages.market import decision_time
+
     console = Console("demo")
     if arguments.data:
         settings = _imported_settings(Path(arguments.data))
@@ -58,9 +60,9 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
     _clear(home)
     _use(home)
     environment = create_environment(home, settings, TEMPLATE)
-    live = _live_sessions(environment, arguments.live_sessions)
-    console.say(f"home {home}; history to the session before {live[0]}, then {len(live)} live sessions")
-    environment.move_clock(_evening(environment, live[0], sessions_back=1))
+    eve, *live = _demo_sessions(environment, arguments.live_sessions)
+    console.say(f"home {home}; history to {eve}, then {len(live)} live sessions")
+    environment.move_clock(decision_time(environment.study, eve))
     with _runner(environment, console) as runner:
         runner.ingest()
         _say_absent(environment, console)
@@ -68,8 +70,11 @@ def demo(home: Path, arguments: argparse.Namespace) -> int:
         runner.research()
         promoted = _promote(runner, console)
         if promoted:
-            _live(runner, console, live)
+            _live(runner, live)
         _write_report(environment, home / "report.html", console)
+    if promoted:
+        _require_exact(environment, live)
+        console.say(f"{len(live)} sessions inferred; every one rebuilt by the research path, bit for bit")
     console.finish("champion serves" if promoted else "no champion: see the reasons above and the report")
     return 0
 
@@ -132,20 +137,16 @@ def _use(home: Path) -> None:
     os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
 
 
-def _calendar_before_ingestion(environment: Environment):  # type: ignore[no-untyped-def]
-    """The source's own calendar, to place the live sessions before anything is in the lake."""
+def _demo_sessions(environment: Environment, count: int) -> list[date]:
+    """The eve of the live sessions and the live sessions, by the source's own calendar: the lake is still empty."""
     from pipeline.calendars import Calendar
 
-    spec = environment.tables["trade_cal"]
-    return Calendar.from_trade_cal(environment.source.fetch(spec, []).rows)
-
-
-def _live_sessions(environment: Environment, count: int) -> list[date]:
-    settings, calendar = environment.settings, _calendar_before_ingestion(environment)
     if count < 1:
         raise BadInput("a demo infers at least one live session", count, "leave out --live-sessions for ten")
+    settings = environment.settings
     assert settings.first_session
     assert settings.last_session
+    calendar = Calendar.from_trade_cal(environment.source.fetch(environment.tables["trade_cal"], []).rows)
     sessions = calendar.between(settings.first_session, settings.last_session)
     if len(sessions) <= count + 100:
         raise BadInput(
@@ -153,15 +154,7 @@ def _live_sessions(environment: Environment, count: int) -> list[date]:
             f"{len(sessions)} sessions",
             "ask for fewer live sessions",
         )
-    return sessions[-count:]
-
-
-def _evening(environment: Environment, session: date, sessions_back: int = 0) -> datetime:
-    """The decision time of a session, or of one before it."""
-    from pipeline.stages.market import decision_time
-
-    day = _calendar_before_ingestion(environment).shift(session, -sessions_back)
-    return decision_time(environment.study, day)
+    return sessions[-count - 1 :]
 
 
 def _say_absent(environment: Environment, console: Console) -> None:
@@ -183,17 +176,30 @@ def _promote(runner, console: Console) -> bool:  # type: ignore[no-untyped-def]
     return True
 
 
-def _live(runner, console: Console, sessions: list[date]) -> None:  # type: ignore[no-untyped-def]
+def _live(runner, sessions: list[date]) -> None:  # type: ignore[no-untyped-def]
     """Advance the simulated now session by session; each is checked by the research path a session later."""
     from assets.daily import check_session, run_session
+    from pipeline.stages.market import decision_time
 
     for i, session in enumerate(sessions):
-        runner.environment.move_clock(_evening(runner.environment, session))
+        runner.environment.move_clock(decision_time(runner.study, session))
         run_session(runner, session)
         if i:
             check_session(runner, sessions[i - 1])
     check_session(runner, sessions[-1])
-    console.say(f"{len(sessions)} sessions inferred; every one rebuilt by the research path")
+
+
+def _require_exact(environment: Environment, sessions: Sequence[date]) -> None:
+    """Every session's parity report is exact; else the first difference is raised."""
+    wanted = [session.isoformat() for session in sessions]
+    report = environment.artifacts.table(environment.study.name, "parity", "report", partitions=wanted)
+    different = report.filter(~report["exact"])
+    if len(different):
+        raise ParityBroken(
+            "live values equal the research path's, bit for bit",
+            different.row(0, named=True),
+            "`foldgate trace` shows the raw rows behind both; do not serve before they agree",
+        )
 
 
 def _write_report(environment: Environment, target: Path, console: Console) -> None:
@@ -235,18 +241,12 @@ def import_folder(home: Path, arguments: argparse.Namespace) -> int:
     console, settings = Console("import"), _imported_settings(Path(arguments.folder))
     environment = create_environment(home, settings, TEMPLATE)
     assert settings.last_session
-    environment.move_clock(datetime.combine(settings.last_session, wall_time(15, 59), tzinfo=_utc()))
+    environment.move_clock(datetime.combine(settings.last_session, wall_time(15, 59), tzinfo=UTC))
     with _runner(environment, console) as runner:
         runner.ingest()
     _say_absent(environment, console)
     console.finish("imported; go on with `foldgate backfill`, `foldgate train`")
     return 0
-
-
-def _utc():  # type: ignore[no-untyped-def]
-    from datetime import UTC
-
-    return UTC
 
 
 def init(home: Path, arguments: argparse.Namespace) -> int:
@@ -326,10 +326,9 @@ def parity(home: Path, arguments: argparse.Namespace) -> int:
     with _runner(environment, console) as runner:
         for session in wanted:
             check_session(runner, day_of(session))
-    report = environment.artifacts.table(environment.study.name, "parity", "report", partitions=wanted)
-    different = report.filter(~report["exact"])
-    console.finish(f"{len(wanted)} sessions, {'exact' if different.is_empty() else different.row(0, named=True)}")
-    return 0 if different.is_empty() else 1
+    _require_exact(environment, [date.fromisoformat(session) for session in wanted])
+    console.finish(f"{len(wanted)} sessions, exact")
+    return 0
 
 
 def champion(home: Path, arguments: argparse.Namespace) -> int:

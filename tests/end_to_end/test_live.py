@@ -8,8 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from assets.commands import _require_exact
 from assets.daily import check_session, run_session
 from assets.runs import Runner
+from pipeline.errors import ParityBroken
 from pipeline.serving.parity import KEYS
 from resources.environments import Environment
 from tests.tiny import Tiny, contents, copy_of, live_session
@@ -131,3 +133,13 @@ def test_a_session_is_checked_against_raw_tables_and_not_against_what_inference_
     assert parity(runner.environment, session)["exact"].all()
     rebuilt = artifacts.table(name, "features", "features", partitions=[month])
     assert rebuilt["KMID"].equals(tables["features"]["KMID"])
+
+
+def test_the_commands_end_with_an_error_where_parity_broke(tiny: Tiny, faulty: Runner, tmp_path: Path) -> None:
+    """Pins a demo that reports exact sessions without having looked at the verdicts."""
+    runner, session = copy_of(faulty.environment.home, tmp_path / "home"), tiny.live[1]
+    _require_exact(runner.environment, tiny.live)
+    one_bit_off(runner.environment, session, "scores", "rank_head")
+    runner.stages(["parity"], first=session.isoformat())
+    with pytest.raises(ParityBroken, match="rank_head"):
+        _require_exact(runner.environment, tiny.live)
