@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput
+from pipeline.features.channels import CHANNEL_FEATURES, CHANNELS, channels
 from pipeline.features.history import KEY, build
-from pipeline.features.intraday import CHANNELS, channels
 from pipeline.features.kernels import settle
 from pipeline.features.plan import Plan
 from pipeline.frames import AsOf, as_of, require_columns
 
-__all__ = ["CHANNELS", "compute", "path_channels"]
+__all__ = ["CHANNELS", "CHANNEL_FEATURES", "compute", "path_channels"]
 
 
 def compute(
@@ -76,19 +76,36 @@ def path_channels(intraday: pl.DataFrame, panel: AsOf, sessions: Sequence[date])
     -------
     polars.DataFrame
         session, instrument, `channels` Array(Float32, n_bars * len(CHANNELS)), bar-major, NaN where absent.
+
+    Raises
+    ------
+    BadInput
+        A channel with an infinite value, named with its first instrument and session.
     """
     require_columns(intraday, [*KEY, "bars"], "paths: intraday")
-    width = intraday.schema["bars"].size  # type: ignore[attr-defined]
+    n_bars = intraday.schema["bars"].size // 5  # type: ignore[attr-defined]
     days = pl.Series(sorted(set(sessions)), dtype=pl.Date).implode()
     rows = (
         intraday.filter(pl.col("session").is_in(days))
         .join(as_of(panel).select(KEY), on=list(KEY), how="semi")
         .sort(KEY)
     )
-    bars = np.ascontiguousarray(rows["bars"].to_numpy()).reshape(len(rows), width // 5, 5)
-    found = channels(bars)
-    settle(found.reshape(1, -1))
-    flat = found.reshape(len(rows), width // 5 * len(CHANNELS))
+    bars = np.ascontiguousarray(rows["bars"].to_numpy()).reshape(len(rows), n_bars, 5)
+    flat = channels(bars).reshape(len(rows), n_bars * len(CHANNELS))
+    if settle(flat.reshape(1, -1)).any():
+        _refuse_infinite(flat, rows)
     return rows.select(KEY).with_columns(
         pl.Series("channels", flat, dtype=pl.Array(pl.Float32, flat.shape[1]))
+    )
+
+
+def _refuse_infinite(flat: np.ndarray, rows: pl.DataFrame) -> None:
+    """Name the first infinite value of bar-major `[n_rows, n_bars * len(CHANNELS)]`."""
+    row, place = np.argwhere(np.isinf(flat))[0].tolist()
+    bar, channel = divmod(place, len(CHANNELS))
+    session, instrument = rows.select(KEY).row(row)
+    raise BadInput(
+        "a channel is finite or missing",
+        f"{CHANNELS[channel]} of {instrument} on {session}, bar {bar}, is {flat[row, place]}",
+        "look for an infinite price or amount among the minute rows of that day",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit, prange
 
 from pipeline.features.history import History
 from pipeline.features.kernels import group_moments, percentiles
+from pipeline.features.returns import enough
 from pipeline.features.spec import Family, Feature
 
 _RANKED = {
@@ -19,6 +21,7 @@ _RANKED = {
     "dividend_yield_percentile": "dividend_yield_pct",
 }
 _WINDOWS = (1, 5, 20)
+_LIQUIDITY = 20
 
 
 def _features() -> tuple[Feature, ...]:
@@ -62,7 +65,36 @@ def _features() -> tuple[Feature, ...]:
             "names",
             "names of its industry that have a 1-session return",
         ),
+        one(
+            "liquidity_bucket",
+            ("amount",),
+            _LIQUIDITY,
+            enough(_LIQUIDITY),
+            "decile",
+            "of the mean amount of 20 sessions, 0 (least) to 9",
+        ),
+        one("size_bucket", ("circ_mv",), 1, 0, "decile", "of the free-float market cap, 0 (smallest) to 9"),
     )
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _mean_amount(amount: np.ndarray, history: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """float64 `[n_rows]`: mean positive amount of 20 sessions, NaN with fewer than half of them."""
+    out = np.full(len(history), np.nan)
+    for r in prange(len(history)):
+        bars, total = 0, 0.0
+        for t in range(max(position[r] - _LIQUIDITY + 1, 0), position[r] + 1):
+            if amount[history[r], t] > 0:
+                bars += 1
+                total += amount[history[r], t]
+        if bars >= (_LIQUIDITY + 1) // 2:
+            out[r] = total / bars
+    return out
+
+
+def _decile(percentile: np.ndarray) -> np.ndarray:
+    """0..9 from a rank over count in (0, 1]: (0, 0.1] is 0."""
+    return np.ceil(10.0 * percentile) - 1.0
 
 
 def _compute(history: History) -> np.ndarray:
@@ -71,10 +103,13 @@ def _compute(history: History) -> np.ndarray:
     n_industries = int(industry.max(initial=-1)) + 1
     changes = [history.change(n) for n in _WINDOWS]
     ranked = [history.lagged(column) for column in _RANKED.values()]
-    columns = [*percentiles(np.stack(ranked + changes), use, starts)]
+    liquidity = _mean_amount(history.values["amount"], history.row_history, history.row_position)
+    *columns, liquid = percentiles(np.stack([*ranked, *changes, liquidity]), use, starts)
+    size = columns[list(_RANKED).index("float_cap_percentile")]
     groups = [group_moments(change, use, industry, n_industries, starts) for change in changes]
     columns += [change - mean for change, (mean, _) in zip(changes, groups, strict=True)]
     columns.append(np.where(np.isnan(changes[0]), np.nan, groups[0][1]))
+    columns += [_decile(liquid), _decile(size)]
     return np.where(use, np.stack(columns), np.nan).astype(np.float32)
 
 

@@ -12,6 +12,7 @@ from pipeline.features.spec import Family, Feature
 
 _LENGTHS = np.array([1, 5, 20])
 _STREAK = 10
+_CROWD = 20
 _HALF_TICK = 0.005  # CNY; prices and limits are multiples of 0.01
 _UP, _DOWN = ("close", "high", "up_limit"), ("close", "low", "down_limit")
 _COUNTS = (
@@ -72,14 +73,49 @@ def _features() -> tuple[Feature, ...]:
             "sessions",
             "sessions with a bar, of the last 60",
         ),
+        *(
+            Feature(
+                f"limit_{side}_one_price_20",
+                "limits",
+                ("high", "low", "close", f"{side}_limit"),
+                20,
+                1,
+                "instrument",
+                "sessions",
+                f"sessions traded at the {name} limit alone (high = low), of the last 20",
+            )
+            for side, name in (("up", "upper"), ("down", "lower"))
+        ),
+        Feature(
+            "limit_up_opened_below_20",
+            "limits",
+            ("open", "close", "pre_close", "up_limit"),
+            20,
+            2,
+            "instrument",
+            "share",
+            "closes at the upper limit whose next bar opened below them, of those within 20 sessions",
+        ),
+        Feature(
+            "limit_position",
+            "limits",
+            ("close", "up_limit", "down_limit"),
+            1,
+            1,
+            "instrument",
+            "share",
+            "close between the lower limit (0) and the upper limit (1)",
+        ),
     )
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def _limits(
+    open_: np.ndarray,
     high: np.ndarray,
     low: np.ndarray,
     close: np.ndarray,
+    pre_close: np.ndarray,
     up: np.ndarray,
     down: np.ndarray,
     suspended: np.ndarray,
@@ -88,14 +124,21 @@ def _limits(
     first: int,
     out: np.ndarray,
 ) -> None:
-    """Fill `out` float32 `[16, n_histories, n_sessions - first]`; no limit that day counts as not met."""
+    """Fill `out` float32 `[20, n_histories, n_sessions - first]`; no limit that day counts as not met."""
     for h in prange(len(start)):
         for t in range(start[h], stop[h]):
             column = out[:, h, t - first]
-            _walk(high[h], low[h], close[h], up[h], down[h], t, column)
             column[13] = _sum(suspended[h], t, 20)
             column[14] = _sum(suspended[h], t, 60)
             column[15] = _present(close[h], t, 60)
+            if math.isnan(close[h, t]):
+                column[:13] = np.nan
+                column[16:] = np.nan
+            else:
+                _walk(high[h], low[h], close[h], up[h], down[h], t, column)
+                crowded = column[2] > 0
+                column[18] = _opened_below(open_[h], close[h], pre_close[h], up[h], t) if crowded else np.nan
+                column[19] = _position(close[h, t], down[h, t], up[h, t])
 
 
 @njit(cache=True, error_model="numpy")
@@ -108,24 +151,43 @@ def _walk(
     t: int,
     out: np.ndarray,
 ) -> None:
-    if math.isnan(close[t]):
-        out[:13] = np.nan
-        return
-    up_closes = down_closes = up_touches = down_touches = streak = 0
+    up_closes = down_closes = up_touches = down_touches = streak = up_one_price = down_one_price = 0
     k = 0
     for w in range(len(_LENGTHS)):
         while k < _LENGTHS[w] and k <= t:
             j = t - k
-            locked = abs(close[j] - up[j]) < _HALF_TICK
+            locked, fallen = abs(close[j] - up[j]) < _HALF_TICK, abs(close[j] - down[j]) < _HALF_TICK
             up_closes += locked
-            down_closes += abs(close[j] - down[j]) < _HALF_TICK
+            down_closes += fallen
+            up_one_price += locked and high[j] - low[j] < _HALF_TICK
+            down_one_price += fallen and high[j] - low[j] < _HALF_TICK
             up_touches += abs(high[j] - up[j]) < _HALF_TICK
             down_touches += abs(low[j] - down[j]) < _HALF_TICK
             if locked and streak == k and k < _STREAK:
                 streak += 1
             k += 1
         out[w], out[3 + w], out[6 + w], out[9 + w] = up_closes, down_closes, up_touches, down_touches
-    out[12] = streak
+    out[12], out[16], out[17] = streak, up_one_price, down_one_price
+
+
+@njit(cache=True, error_model="numpy")
+def _opened_below(open_: np.ndarray, close: np.ndarray, pre_close: np.ndarray, up: np.ndarray, t: int) -> float:
+    """`pre_close` is the reference after an ex-date, so that a dividend is not an open below the limit."""
+    locked = below = 0
+    opened = followed = False
+    for j in range(t, max(t - _CROWD, -1), -1):
+        if math.isnan(close[j]):
+            continue
+        if followed and abs(close[j] - up[j]) < _HALF_TICK:
+            locked += 1
+            below += opened
+        opened, followed = open_[j] < pre_close[j] - _HALF_TICK, True
+    return below / locked if locked > 0 else np.nan
+
+
+@njit(cache=True, error_model="numpy")
+def _position(close: float, down: float, up: float) -> float:
+    return (close - down) / (up - down) if up > down else np.nan
 
 
 @njit(cache=True, error_model="numpy")
@@ -150,9 +212,11 @@ def _compute(history: History) -> np.ndarray:
     v = history.values
     out = history.empty(len(FAMILY.features))
     _limits(
+        v["open"],
         v["high"],
         v["low"],
         v["close"],
+        v["pre_close"],
         v["up_limit"],
         v["down_limit"],
         v["suspended"],

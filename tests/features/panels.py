@@ -46,6 +46,7 @@ def _instrument(rng: np.random.Generator, i: int, days: list[date], gaps: float)
     listed = 0 if i % 4 else int(rng.integers(0, len(days) // 2))
     t = len(days) - listed
     move = rng.standard_t(4, t) * 0.02
+    move[40:54] = np.abs(move[40:54]) if i % 6 == 4 else move[40:54]  # a run of rises
     close = np.round(10 * (i + 1) * np.exp(np.cumsum(np.clip(move, -0.095, 0.095))), 2)
     pre_close = np.concatenate([close[:1], close[:-1]])
     up, down = np.round(pre_close * 1.1, 2), np.round(pre_close * 0.9, 2)
@@ -53,8 +54,10 @@ def _instrument(rng: np.random.Generator, i: int, days: list[date], gaps: float)
     locked[20 : 34 if i % 6 == 5 else 20] = True  # a run at the limit
     close = np.where(locked, up, np.where(fallen, down, close))
     open_ = np.round(pre_close * np.exp(rng.normal(0, 0.01, t)), 2)
-    high = np.round(np.maximum(open_, close) * (1 + rng.exponential(0.004, t) * ~locked), 2)
-    low = np.round(np.minimum(open_, close) * (1 - rng.exponential(0.004, t) * ~fallen), 2)
+    open_ = np.where((locked | fallen) & (np.arange(t) % 2 == 0), close, open_)
+    one_price = open_ == close
+    high = np.round(np.maximum(open_, close) * (1 + rng.exponential(0.004, t) * ~(locked | one_price)), 2)
+    low = np.round(np.minimum(open_, close) * (1 - rng.exponential(0.004, t) * ~(fallen | one_price)), 2)
     volume = np.round(np.exp(rng.normal(13, 0.6, t))) * 100
     factor = np.round(np.cumprod(1 + (rng.random(t) < 0.02) * rng.random(t)), 4)
     frame = pl.DataFrame({
