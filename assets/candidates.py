@@ -6,7 +6,7 @@ from assets.builders import described
 from assets.keys import stage_key
 from assets.partitions import Partitions
 from assets.stage_runner import run_stage
-from pipeline.stages.serving import CANDIDATE
+from pipeline.stages.candidates import CANDIDATE
 from pipeline.study import Study
 from resources.environments import Environment
 

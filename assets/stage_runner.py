@@ -99,15 +99,23 @@ class StageReader:
         )
 
     def file(self, stage: str, name: str, partition: str = "") -> bytes:
+        version = self._noted(stage, partition, name)
+        return self._environment.artifacts.file(self._study.name, stage, name, partition=partition, pinned=version.hash)
+
+    def files(self, stage: str, partition: str = "") -> dict[str, str]:
+        return dict(self._noted(stage, partition, "the files").files)
+
+    def _noted(self, stage: str, partition: str, what: str) -> Version:
+        """A partition's version, noted as read."""
         version = self._versions(stage).get(partition)
         if version is None:
             raise MissingTable(
-                f"{self._stage.name} reads {name} of {stage}",
+                f"{self._stage.name} reads {what} of {stage}",
                 f"{stage} has no result" + f" of {partition}" * bool(partition),
                 f"materialise {stage} first",
             )
         self.lineage[f"{stage}/{partition}" if partition else stage] = version.hash
-        return self._environment.artifacts.file(self._study.name, stage, name, partition=partition, pinned=version.hash)
+        return version
 
     @cached_property
     def stores(self) -> Stores:

@@ -26,10 +26,11 @@ from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.scoring import MEMBER_FILE, Card, Scorer, load_member
 from pipeline.positions.policy import Policy
+from pipeline.serving.parts import Part, read_parts, require_mean
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-STUDY, POLICY = "study.json", "policy.json"
+STUDY, POLICY, ENSEMBLE = "study.json", "policy.json", "ensemble.json"
 SUFFIXES = (".json", ".onnx", ".txt", ".parquet")
 LIBRARIES = ("numpy", "numba", "polars", "onnxruntime", "lightgbm")
 GIVEN = ("schema", "schema_hash", "weights", "lineage")
@@ -53,25 +54,30 @@ class Bundle:
     manifest: dict[str, Any]
     files: dict[str, bytes]
 
-    def member_files(self, name: str) -> dict[str, bytes]:
-        """A member's files, named as its training named them."""
-        prefix = f"members/{name}/"
+    def part_files(self, part: Part) -> dict[str, bytes]:
+        """A part's files, named as its training named them."""
+        prefix = part.file("")
         return {file.removeprefix(prefix): data for file, data in self.files.items() if file.startswith(prefix)}
 
     @property
     def window(self) -> int:
-        """Sessions of features that scoring one session reads: the largest of the members' windows."""
-        return max(Card.from_json(self.files[f"members/{name}/{MEMBER_FILE}"]).window for name in self.members)
+        """Sessions of features that scoring one session reads: the largest of the parts' windows."""
+        return max(Card.from_json(self.files[part.file(MEMBER_FILE)]).window for part in self.parts)
 
     @cached_property
     def study(self) -> dict[str, Any]:
         """The study as plain JSON."""
         return json.loads(self.files[STUDY])
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """In the order in which they are averaged, the ensemble's: float sums depend on it."""
+        return read_parts(self.files[ENSEMBLE])
+
     @property
-    def members(self) -> tuple[str, ...]:
-        """Member names in the study's order, in which research averages them: float sums depend on it."""
-        return tuple(member["name"] for member in self.study["members"])
+    def weights(self) -> tuple[float, ...]:
+        """What each part weighs, in order; they sum to 1."""
+        return tuple(part.weight for part in self.parts)
 
     @property
     def heads(self) -> tuple[HeadSpec, ...]:
@@ -83,12 +89,12 @@ class Bundle:
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:
-        """Member -> its serving form; models are read once per bundle."""
-        return {name: load_member(self.member_files(name)) for name in self.members}
+        """Part's name -> its serving form; models are read once per bundle."""
+        return {part.name: load_member(self.part_files(part)) for part in self.parts}
 
     @cached_property
     def calibrators(self) -> dict[str, Calibrators]:
-        return {name: Calibrators.from_json(self.files[f"calibrators/{name}.json"]) for name in self.members}
+        return {part.name: Calibrators.from_json(self.files[part.calibrators]) for part in self.parts}
 
     def runtime_changes(self) -> dict[str, tuple[Any, Any]]:
         """What differs between the recorded runtime and this one: name -> (then, now).
@@ -107,18 +113,18 @@ def write_bundle(root: Path, files: Mapping[str, bytes], manifest: Mapping[str, 
     root : Path
         Folder of all bundles.
     files : mapping
-        `study.json`, `policy.json`, and per member of the study `members/<name>/...` and
-        `calibrators/<name>.json`.
+        `study.json`, `policy.json`, `ensemble.json` (of `ensemble_file`), and per part of it
+        `members/<member>@<split>/...` and `calibrators/<member>@<split>.json`.
     manifest : mapping
-        At least `schema`, `schema_hash`, `lineage` and `weights` (member -> file -> sha256 that the training
+        At least `schema`, `schema_hash`, `lineage` and `weights` (part -> file -> sha256 that the training
         run recorded). The runtime of this process is added.
 
     Raises
     ------
     BadInput
-        A file or field is absent, or a name is not allowed.
+        A file or field is absent, a name is not allowed, or the parts' weights make no mean.
     Tampered
-        A member's file is not what its training recorded, or the bundle on disk is damaged.
+        A part's file is not what its training recorded, or the bundle on disk is damaged.
     """
     _require_names(files)
     _require_whole(files, manifest)
@@ -199,7 +205,7 @@ def _require_names(files: Mapping[str, bytes]) -> None:
     for name in files:
         path = PurePosixPath(name)
         if path.is_absolute() or path.as_posix() != name or ".." in path.parts or name == MANIFEST:
-            raise BadInput("a bundle's files have plain relative names", name, "name them as in the study's members")
+            raise BadInput("a bundle's files have plain relative names", name, "name them as in the ensemble's parts")
         if path.suffix not in SUFFIXES:
             raise BadInput(
                 f"a bundle's files end in {', '.join(SUFFIXES)}",
@@ -209,32 +215,27 @@ def _require_names(files: Mapping[str, bytes]) -> None:
 
 
 def _require_whole(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> None:
-    absent = [name for name in (STUDY, POLICY) if name not in files]
-    if not absent:
-        members = [member["name"] for member in json.loads(files[STUDY])["members"]]
-        absent = [
-            file
-            for name in members
-            for file in (f"members/{name}/{MEMBER_FILE}", f"calibrators/{name}.json")
-            if file not in files
-        ]
+    absent = [name for name in (STUDY, POLICY, ENSEMBLE) if name not in files]
+    parts = () if absent else read_parts(files[ENSEMBLE])
+    absent += [file for part in parts for file in (part.file(MEMBER_FILE), part.calibrators) if file not in files]
     absent += [f"manifest field {name}" for name in GIVEN if name not in manifest]
     if absent:
         raise BadInput("a bundle holds all that serving needs", f"absent: {absent}", "pack the whole candidate")
+    require_mean(parts, manifest["weights"])
 
 
 def _require_trained(manifest: Mapping[str, Any]) -> None:
-    """Every member's file is the one that its training run recorded: untrained weights cannot be served."""
+    """Every part's file is the one that its training run recorded: untrained weights cannot be served."""
     recorded = {
-        f"members/{member}/{file}": digest
-        for member, files in manifest["weights"].items()
+        f"members/{part}/{file}": digest
+        for part, files in manifest["weights"].items()
         for file, digest in files.items()
     }
     packed = {name: digest for name, digest in manifest["files"].items() if name.startswith("members/")}
     for name in sorted(recorded.keys() | packed.keys()):
         if recorded.get(name) != packed.get(name):
             raise Tampered(
-                "a member's files are those that its training run recorded",
+                "a part's files are those that its training run recorded",
                 f"{name}: expected {recorded.get(name)}, observed {packed.get(name)}",
                 "refit the candidate",
             )

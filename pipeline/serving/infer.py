@@ -88,7 +88,7 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
         scores.append(raw.insert_column(0, pl.Series("member", [name] * len(raw), pl.String)))
         calibrated.append(bundle.calibrators[name].apply(raw))
     policy = bundle.policy
-    averaged = average_members(calibrated, bundle.heads, policy.alpha)
+    averaged = average_members(calibrated, bundle.heads, policy.alpha, bundle.weights)
     predictions = canonical(averaged.select(*KEY, pl.selectors.ends_with("_pred"), "score"), KEY)
     orders = select(predictions, policy).join(today.select(*KEY, *TAGS), on=list(KEY), how="left")
     if orders.is_empty():

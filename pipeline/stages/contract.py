@@ -92,6 +92,10 @@ class Reader(Protocol):
 
     def file(self, stage: str, name: str, partition: str = "") -> bytes: ...
 
+    def files(self, stage: str, partition: str = "") -> dict[str, str]:
+        """Name -> sha256 of a partition's files, as its run recorded them."""
+        ...
+
     def versions(self, stage: str) -> dict[str, str]:
         """Partition -> content hash, in partition order."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from functools import partial
 
@@ -130,10 +131,14 @@ def _rank_ic(read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
     return recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), by_split).drop("split")
 
 
-def _configuration(study: Study, members: list[str]) -> str:
-    """Hash of everything that was chosen about a configuration, but not of the rows it was scored on."""
-    values = study.model_dump(mode="json", exclude={"name", "title", "promotion"})
-    return hash_json([values, members])
+def _configuration(study: Study, members: Sequence[str]) -> str:
+    """Hash of everything that was chosen about a configuration, but not of the rows it was scored on.
+
+    The ensemble counts for a member alone too: its orders follow the policies that the ensemble chose on tune. Which
+    fits a champion would hold does not.
+    """
+    values = study.model_dump(mode="json", exclude={"name", "title", "promotion", "ensemble"})
+    return hash_json([values, study.ensemble_names, study.ensemble.weights, members])
 
 
 def rows_name(read: Reader, kind: str) -> str:
@@ -145,10 +150,10 @@ def rows_name(read: Reader, kind: str) -> str:
 
 def _trials(study: Study, read: Reader, excess: pl.DataFrame) -> list[Trial]:
     """The ensemble and each member alone: all are scored on rows that gates read, so all are counted."""
-    names = [member.name for member in study.members]
-    scored = [("ensemble", names, excess)]
-    if len(names) > 1:
-        scored += [(name, [name], _member_excess(study, read, name)) for name in names]
+    together = study.ensemble_names
+    alone = [(member.name,) for member in study.members if (member.name,) != together]
+    scored = [("ensemble", together, excess)]
+    scored += [(names[0], names, _member_excess(study, read, names[0])) for names in alone]
     evaluation, found = evaluation_hash(read), []
     for label, members, values in scored:
         for kind in ("paths", LOCKED):
@@ -169,7 +174,7 @@ def _trials(study: Study, read: Reader, excess: pl.DataFrame) -> list[Trial]:
 
 def _member_excess(study: Study, read: Reader, name: str) -> pl.DataFrame:
     """The same protocol and policies for one member alone."""
-    alone = [calibrated_members(study, read, split, "test", [name]) for split in study.folds.splits]
+    alone = [calibrated_members(study, read, split, "test", {name: 1.0}) for split in study.folds.splits]
     return _beside_random(study, read, _orders(study, read, pl.concat(alone)), benchmarks=False)[1]
 
 
@@ -286,7 +291,7 @@ BACKTEST = Stage(
     "whole",
     ("folds", "predictions", "positions"),
     run_backtest,
-    ("execution", "policy", "members"),
+    ("execution", "policy", "members", "ensemble.members", "ensemble.weights"),
     ("pipeline.backtests", "pipeline.positions"),
     pinned=True,
     summary="Trades, equity and costs per path and on the locked stretch, beside index, universe and random books.",

@@ -1,9 +1,10 @@
 """Every stage by its name, in the order in which a study runs them."""
 
+from pipeline.stages.candidates import CANDIDATE
 from pipeline.stages.evaluation import BACKTEST, SCORECARD
 from pipeline.stages.market import FEATURES, LABELS, PANEL
 from pipeline.stages.research import CALIBRATORS, FOLDS, MODELS, POSITIONS, PREDICTIONS
-from pipeline.stages.serving import CANDIDATE, CHAMPION, INFERENCE, PARITY
+from pipeline.stages.serving import CHAMPION, INFERENCE, PARITY
 
 STAGES = {
     stage.name: stage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import polars as pl
@@ -14,6 +14,7 @@ from pipeline.backtests.metrics import execution_objective
 from pipeline.calibration.averaging import average_members
 from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.reliability import reliability_before_after
+from pipeline.calibration.weights import EnsembleWeights, ensemble_weights
 from pipeline.features.plan import plan
 from pipeline.fingerprints import canonical_json
 from pipeline.folds.splits import Folds, make_folds, roles
@@ -28,6 +29,7 @@ from pipeline.study import Study
 
 PIN_FILE = "pin.json"
 PINNED = ("panel", "features", "labels")
+WEIGHTS_FILE = "weights.json"
 FOLD_TABLES = ("split_sessions", "purged", "paths", "certificate")
 
 
@@ -132,37 +134,44 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
     )
 
 
-def member_scores(study: Study, read: Reader, split: str, role: str) -> dict[str, pl.DataFrame]:
+def member_scores(read: Reader, split: str, role: str, members: Iterable[str]) -> dict[str, pl.DataFrame]:
     """Member name -> its raw scores on a split's rows of one role."""
     return {
-        member.name: read.table("models", "scores", partitions=[f"{split}|{member.name}"]).filter(
-            pl.col("role") == role
-        )
-        for member in study.members
+        name: read.table("models", "scores", partitions=[f"{split}|{name}"]).filter(pl.col("role") == role)
+        for name in members
     }
 
 
 def run_calibrators(study: Study, read: Reader, split: str) -> StageResult:
-    """Per member and probability head, fitted on the split's tune group alone."""
+    """Per member and probability head, and the ensemble's weights, fitted on the split's tune group alone."""
     labels, fitted, curves = read_labels(read), dict[str, Calibrators](), []
-    for name, scores in member_scores(study, read, split, "tune").items():
+    tune = member_scores(read, split, "tune", [member.name for member in study.members])
+    for name, scores in tune.items():
         fitted[name] = fit_calibrators(scores, labels, study.labels.heads, study.calibration)
         curves.append(_reliability(study, fitted[name], scores, labels).with_columns(member=pl.lit(name)))
-    table = pl.concat(curves)
+    table, weights = pl.concat(curves), weighed(study, tune, labels)
     return StageResult(
-        tables={"reliability": table},
-        keys={"reliability": ("member", "head", "stage", "bin")},
-        files={f"{name}.json": calibrators.to_json() for name, calibrators in fitted.items()},
+        tables={"reliability": table, "weights": weights.to_frame()},
+        keys={"reliability": ("member", "head", "stage", "bin"), "weights": ("member",)},
+        files={f"{name}.json": calibrators.to_json() for name, calibrators in fitted.items()}
+        | {WEIGHTS_FILE: weights.to_json()},
         metadata={
+            "weights": weights.to_frame().to_dicts(),
             "chosen": [
                 {"member": name, "head": head.name, "method": head.method, "reason": head.reason}
                 for name, c in fitted.items()
                 for head in c.heads
                 if head.kind == "probability"
-            ]
+            ],
         },
         figures={"reliability": partial(reliability_figure, table)},
     )
+
+
+def weighed(study: Study, tune: Mapping[str, pl.DataFrame], labels: pl.DataFrame) -> EnsembleWeights:
+    """What each member of the ensemble weighs, by its scores of tune rows."""
+    chosen = {name: tune[name] for name in study.ensemble_names}
+    return ensemble_weights(chosen, labels, study.policy.alpha.removesuffix("_pred"), study.ensemble)
 
 
 def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
@@ -180,28 +189,30 @@ def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, l
     return pl.concat(parts)
 
 
-def read_calibrators(study: Study, read: Reader, split: str) -> dict[str, Calibrators]:
-    return {
-        member.name: Calibrators.from_json(read.file("calibrators", f"{member.name}.json", split))
-        for member in study.members
-    }
+def read_calibrators(read: Reader, split: str, member: str) -> Calibrators:
+    return Calibrators.from_json(read.file("calibrators", f"{member}.json", split))
 
 
-def calibrated_members(study: Study, read: Reader, split: str, role: str, members: Sequence[str]) -> pl.DataFrame:
+def read_weights(read: Reader, split: str) -> EnsembleWeights:
+    return EnsembleWeights.from_json(read.file("calibrators", WEIGHTS_FILE, split))
+
+
+def calibrated_members(study: Study, read: Reader, split: str, role: str, weights: Mapping[str, float]) -> pl.DataFrame:
     """Calibrated scores averaged over some members, on a split's rows of one role."""
-    calibrators, scores = read_calibrators(study, read, split), member_scores(study, read, split, role)
-    parts = {name: calibrators[name].apply(scores[name]) for name in members}
-    return average_calibrated(study, parts).with_columns(split=pl.lit(split))
+    scores = member_scores(read, split, role, weights)
+    parts = {name: read_calibrators(read, split, name).apply(raw) for name, raw in scores.items()}
+    return average_calibrated(study, parts, weights).with_columns(split=pl.lit(split))
 
 
-def average_calibrated(study: Study, parts: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """The ensemble of calibrated members."""
-    return average_members(list(parts.values()), study.labels.heads, study.policy.alpha)
+def average_calibrated(study: Study, parts: Mapping[str, pl.DataFrame], weights: Mapping[str, float]) -> pl.DataFrame:
+    """The ensemble of calibrated members, in the order of their weights."""
+    frames = [parts[name] for name in weights]
+    return average_members(frames, study.labels.heads, study.policy.alpha, list(weights.values()))
 
 
 def calibrated(study: Study, read: Reader, split: str, role: str) -> pl.DataFrame:
-    """The same over the whole ensemble."""
-    return calibrated_members(study, read, split, role, [member.name for member in study.members])
+    """The same over the whole ensemble, with the split's recorded weights."""
+    return calibrated_members(study, read, split, role, read_weights(read, split).by_member)
 
 
 def run_positions(study: Study, read: Reader, split: str) -> StageResult:
@@ -257,10 +268,10 @@ CALIBRATORS = Stage(
     "split",
     ("folds", "models"),
     run_calibrators,
-    ("calibration", "labels", "members"),
+    ("calibration", "labels", "members", "ensemble.members", "ensemble.weights", "policy.alpha"),
     ("pipeline.calibration",),
     pinned=True,
-    summary="Probability heads calibrated on the tune group.",
+    summary="Probability heads calibrated, and members weighed, on the tune group.",
 )
 POSITIONS = Stage(
     "positions",

@@ -1,170 +1,28 @@
-"""What may serve, and serving it: candidate, champion, inference, parity."""
+"""What may serve, and serving it: champion, inference, parity."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from datetime import date, datetime
-from functools import partial
-from typing import Any
 
-import numpy as np
 import polars as pl
 
-from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
-from pipeline.fingerprints import canonical_json, hash_bytes
-from pipeline.folds.spec import LOCKED, PRODUCTION
-from pipeline.folds.splits import production_folds, roles
-from pipeline.gates.evaluate import Evidence, evaluate
+from pipeline.fingerprints import canonical_json
 from pipeline.gates.promotion import Judgement, reasons_to_refuse
-from pipeline.gates.statistics import spearman
-from pipeline.models.members import FittedMember, fit_member
-from pipeline.models.scoring import Scorer, load_member
-from pipeline.positions.policy import choose_policy
-from pipeline.reports.figures import verdicts_figure
-from pipeline.serving.bundle import Bundle, load_bundle, write_bundle
+from pipeline.serving.bundle import Bundle, load_bundle
 from pipeline.serving.infer import Inference, infer
 from pipeline.serving.parity import compare
 from pipeline.serving.records import write_no_selection, write_selection
+from pipeline.stages.candidates import BUNDLE_FILE
 from pipeline.stages.contract import Reader, Stage, StageResult, months
 from pipeline.stages.evaluation import evaluation_hash
-from pipeline.stages.market import ROW, study_plan
-from pipeline.stages.research import (
-    PIN_FILE,
-    PINNED,
-    average_calibrated,
-    head_objective,
-    prepared_inputs,
-    read_labels,
-    tune_objective,
-)
+from pipeline.stages.market import ROW
+from pipeline.stages.research import PIN_FILE, PINNED
 from pipeline.study import Study
 
-REPLAY_SESSIONS = 20
-BUNDLE_FILE = "bundle.json"
 PARITY_TABLES = ("panel", "features", "tensors", "scores", "predictions", "orders")
-
-
-def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
-    """Refit every member on all pinned history, pack the bundle, and judge it."""
-    labels, heads = read_labels(read), study.labels.heads
-    cutoff = read.calendar.latest(min(read.now.date(), read.calendar.known_until))
-    folds = production_folds(labels, read.calendar, study.folds, cutoff)
-    rows = labels.select(ROW).with_columns(role=roles(folds, PRODUCTION, labels))
-    fitted, calibrators = dict[str, FittedMember](), dict[str, Calibrators]()
-    for i, member in enumerate(study.members):
-        read.progress(f"refit {member.name}", i / len(study.members))
-        workdir = read.workdir / member.name
-        workdir.mkdir(parents=True, exist_ok=True)
-        fitted[member.name] = fit_member(
-            member,
-            study.training,
-            heads,
-            prepared_inputs(study, read),
-            labels,
-            rows,
-            workdir=workdir,
-            objective=head_objective(study, read),
-            progress=read.progress,
-        )
-        calibrators[member.name] = fit_calibrators(_tune(fitted[member.name]), labels, heads, study.calibration)
-    tuned = average_calibrated(study, {name: calibrators[name].apply(_tune(f)) for name, f in fitted.items()})
-    policy, search = choose_policy(tuned, study.policy, tune_objective(study, read), origin=PRODUCTION)
-    files = {f"members/{name}/{file}": data for name, f in fitted.items() for file, data in f.files.items()}
-    files |= {f"calibrators/{name}.json": c.to_json() for name, c in calibrators.items()}
-    files["policy.json"] = canonical_json(policy).encode()
-    files["study.json"] = canonical_json(study).encode()
-    bundle = write_bundle(read.stores.bundles, files, _manifest(study, read, fitted))
-    verdicts = evaluate(_candidate_evidence(study, read, bundle, fitted), study.promotion, side="candidate")
-    return StageResult(
-        tables={"verdicts": verdicts, "search": search, "certificate": folds.certificate},
-        keys={"verdicts": ("gate",), "certificate": ("split",)},
-        files={BUNDLE_FILE: canonical_json({"bundle": bundle.hash, "evaluation": evaluation_hash(read)}).encode()},
-        metadata={
-            "bundle": bundle.hash,
-            "judged_at": read.now.isoformat(),
-            "verdicts": verdicts.select("gate", "status", "value", "bound", "detail").to_dicts(),
-        },
-        figures={"gates": partial(verdicts_figure, verdicts)},
-    )
-
-
-def _tune(fitted: FittedMember) -> pl.DataFrame:
-    return fitted.scores.filter(pl.col("role") == "tune")
-
-
-def _manifest(study: Study, read: Reader, fitted: Mapping[str, FittedMember]) -> dict[str, Any]:
-    """What the bundle says of itself: where it came from and how it must be served."""
-    plan = study_plan(study)
-    return {
-        "study": study.name,
-        "schema": list(plan.schema),
-        "schema_hash": plan.schema_hash,
-        "lookback": plan.lookback,
-        "weights": {name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in fitted.items()},
-        "lineage": {
-            "evaluation": evaluation_hash(read),
-            "pin": json.loads(read.file("folds", PIN_FILE)),
-            "ledger_head": read.stores.ledger.head(),
-        },
-        "serving_batch": study.training.serving_batch,
-    }
-
-
-def _candidate_evidence(study: Study, read: Reader, bundle: Bundle, fitted: Mapping[str, FittedMember]) -> Evidence:
-    """Replay through the bundle as it lies on disk, compared with what the training run recorded."""
-    loaded = load_bundle(read.stores.bundles, bundle.hash)
-    prepared, replay_differences, weights = prepared_inputs(study, read), 0, 0
-    correlations = []
-    for name, f in fitted.items():
-        scorer = load_member(loaded.member_files(name))
-        recorded = f.scores.filter(
-            pl.col("session").is_in(f.scores["session"].unique().sort().tail(REPLAY_SESSIONS).implode())
-        )
-        replayed = scorer.score_inputs(scorer.prepared_inputs(prepared, recorded["session"].unique().sort().to_list()))
-        replay_differences += _differences(recorded, replayed)
-        weights += sum(
-            hash_bytes(loaded.files[f"members/{name}/{file}"]) != hash_bytes(data) for file, data in f.files.items()
-        )
-        correlations.append(_refit_correlation(study, read, name, scorer))
-    return Evidence(
-        subject=bundle.hash,
-        facts={
-            "replay_differences": float(replay_differences),
-            "weights_differences": float(weights),
-            "refit_correlation": float(np.mean(correlations)),
-        },
-    )
-
-
-def _differences(recorded: pl.DataFrame, replayed: pl.DataFrame) -> int:
-    """Values of any head that differ in any bit, rows missing on either side included."""
-    heads = [c for c in recorded.columns if c.endswith("_head")]
-    both = recorded.join(replayed, on=list(ROW), how="left", suffix="_again")
-    return sum(
-        int(
-            (both[h].reinterpret(dtype=pl.UInt32) != both[f"{h}_again"].reinterpret(dtype=pl.UInt32))
-            .fill_null(True)
-            .sum()
-        )
-        for h in heads
-    )
-
-
-def _refit_correlation(study: Study, read: Reader, name: str, scorer: Scorer) -> float:
-    """Mean rank correlation per session with the newest split model, on that split's last tested sessions."""
-    split = LOCKED if LOCKED in study.folds.splits else study.folds.splits[-1]
-    head = study.policy.alpha.removesuffix("_pred") + "_head"
-    scores = read.table("models", "scores", partitions=[f"{split}|{name}"]).filter(pl.col("role") == "test")
-    # The newest sessions hold only names whose entry was blocked, and one or two names have no ranking.
-    ranked = scores.filter(pl.len().over("session") >= study.policy.top_k)
-    sessions = ranked["session"].unique().sort().tail(REPLAY_SESSIONS).to_list()
-    again = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
-    both = ranked.join(again.select(*ROW, again=head), on=list(ROW))
-    return float(
-        np.mean([spearman(part[head].to_numpy(), part["again"].to_numpy()) for part in both.partition_by("session")])
-    )
 
 
 def run_champion(study: Study, read: Reader, _: str) -> StageResult:
@@ -303,16 +161,6 @@ def run_parity(study: Study, read: Reader, session: str) -> StageResult:
     )
 
 
-CANDIDATE = Stage(
-    "candidate",
-    "whole",
-    ("folds", "scorecard"),
-    run_candidate,
-    ("members", "training", "labels", "calibration", "policy", "execution", "promotion"),
-    ("pipeline.models", "pipeline.serving"),
-    pinned=True,
-    summary="The bundle refitted for production on all pinned history, with verdicts of its own.",
-)
 CHAMPION = Stage(
     "champion",
     "whole",

@@ -19,6 +19,7 @@ from pipeline.fingerprints import canonical_json, hash_bytes, hash_json
 from pipeline.models.inputs import prepare
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.positions.policy import Policy, select
+from pipeline.serving.parts import Part, ensemble_file
 from tests.models.small_market import HEADS, MEMBERS, TRAINING, SmallMarket, small_market
 
 POLICY = Policy(top_k=10, alpha="rank_pred", max_buy_block=0.9)
@@ -77,15 +78,20 @@ def research() -> Research:
     return Research(market, panel, fitted, calibrators)
 
 
+def parts() -> list[Part]:
+    return [Part(spec.name, "production", 1 / len(MEMBERS)) for spec in MEMBERS]
+
+
 def bundle_files() -> dict[str, bytes]:
     made = research()
-    files = {f"members/{name}/{file}": data for name, f in made.fitted.items() for file, data in f.files.items()}
-    files |= {f"calibrators/{name}.json": c.to_json() for name, c in made.calibrators.items()}
+    files = {part.file(name): data for part in parts() for name, data in made.fitted[part.member].files.items()}
+    files |= {part.calibrators: made.calibrators[part.member].to_json() for part in parts()}
     study = {
         "members": [{"name": spec.name} for spec in MEMBERS],
         "labels": {"heads": [head.model_dump(mode="json") for head in HEADS]},
     }
     return files | {
+        "ensemble.json": ensemble_file(parts(), {}),
         "policy.json": canonical_json(POLICY).encode(),
         "study.json": canonical_json(study).encode(),
     }
@@ -94,7 +100,9 @@ def bundle_files() -> dict[str, bytes]:
 def bundle_manifest() -> dict[str, Any]:
     made = research()
     schema = [c for c in made.market.features.columns if c not in ("session", "instrument")]
-    weights = {name: {file: hash_bytes(data) for file, data in f.files.items()} for name, f in made.fitted.items()}
+    weights = {
+        part.name: {file: hash_bytes(data) for file, data in made.fitted[part.member].files.items()} for part in parts()
+    }
     return {
         "study": "small",
         "schema": schema,

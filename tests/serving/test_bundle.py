@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,28 @@ from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.models.scoring import Card
 from pipeline.positions.policy import Policy
 from pipeline.serving.bundle import MANIFEST, load_bundle, write_bundle
+from pipeline.serving.parts import Part, ensemble_file
 
 REPOSITORY = Path(__file__).parents[2]
+PARTS = (Part("net", "a", 0.75), Part("linear", "b", 0.25))
 
 
 def files() -> dict[str, bytes]:
     """Two members that nobody trained; writing and loading read no more of them than their cards."""
     found = {
-        "study.json": canonical_json({"members": [{"name": "net"}, {"name": "linear"}]}).encode(),
+        "study.json": canonical_json({"name": "small"}).encode(),
+        "ensemble.json": ensemble_file(PARTS, {}),
         "policy.json": canonical_json(Policy(top_k=10, alpha="rank_pred")).encode(),
     }
-    for name, window in (("linear", 1), ("net", 20)):
-        found[f"members/{name}/member.json"] = Card(name, "linear", (), window, (), 64).to_json()
-        found[f"members/{name}/model.onnx"] = f"weights of {name}".encode()
-        found[f"calibrators/{name}.json"] = Calibrators(()).to_json()
+    for part, window in zip(PARTS, (20, 1), strict=True):
+        found[part.file("member.json")] = Card(part.member, "linear", (), window, (), 64).to_json()
+        found[part.file("model.onnx")] = f"weights of {part.name}".encode()
+        found[part.calibrators] = Calibrators(()).to_json()
     return found
 
 
 def manifest(packed: dict[str, bytes]) -> dict[str, Any]:
-    weights: dict[str, dict[str, str]] = {"linear": {}, "net": {}}
+    weights: dict[str, dict[str, str]] = {part.name: {} for part in PARTS}
     for name, data in packed.items():
         if name.startswith("members/"):
             _, member, file = name.split("/", 2)
@@ -65,7 +69,7 @@ def test_any_other_content_has_another_name(change: str, tmp_path: Path) -> None
     packed = files()
     first = write_bundle(tmp_path, packed, manifest(packed))
     if change == "file":
-        packed["members/net/model.onnx"] += b"!"
+        packed["members/net@a/model.onnx"] += b"!"
     elif change == "policy":
         packed["policy.json"] = canonical_json(Policy(top_k=9, alpha="rank_pred")).encode()
     described = manifest(packed) | ({"lineage": {"ledger_head": "1"}} if change == "lineage" else {})
@@ -73,19 +77,19 @@ def test_any_other_content_has_another_name(change: str, tmp_path: Path) -> None
 
 
 def test_what_a_bundle_says_of_itself(tmp_path: Path) -> None:
-    """Pins the window (largest member's), members in study order, and the runtime record."""
+    """Pins the window (largest part's), parts in the ensemble's order, and the runtime record."""
     packed = files()
     bundle = write_bundle(tmp_path, packed, manifest(packed))
-    assert (bundle.window, bundle.members) == (20, ("net", "linear"))
-    assert bundle.member_files("net") == {
-        "member.json": packed["members/net/member.json"], "model.onnx": b"weights of net"
+    assert (bundle.window, bundle.parts, bundle.weights) == (20, PARTS, (0.75, 0.25))
+    assert bundle.part_files(PARTS[0]) == {
+        "member.json": packed["members/net@a/member.json"], "model.onnx": b"weights of net@a"
     }  # fmt: skip
     assert bundle.manifest["files"] == {name: hash_bytes(data) for name, data in packed.items()}
     runtime = bundle.manifest["runtime"]
     assert runtime["batch"] == {"linear": 64, "net": 64}
     assert (runtime["threads"], runtime["providers"]) == (1, ["CPUExecutionProvider"])
     assert {"numpy", "polars", "onnxruntime", "lightgbm", "python", "cpu", "machine"} <= runtime.keys()
-    assert bundle.manifest["format"] == 1
+    assert bundle.manifest["format"] == 2
 
 
 def test_another_runtime_is_named(tmp_path: Path) -> None:
@@ -118,7 +122,9 @@ def test_every_damaged_file_is_named_at_load(name: str, damage: str, tmp_path: P
         write_bundle(tmp_path, packed, manifest(packed))
 
 
-@pytest.mark.parametrize("extra", ["model.pkl", "members/net/extra.json", ".hidden", "members/net/link.onnx", "link"])
+@pytest.mark.parametrize(
+    "extra", ["model.pkl", "members/net@a/extra.json", ".hidden", "members/net@a/link.onnx", "link"]
+)
 def test_an_unexpected_file_is_refused(extra: str, tmp_path: Path) -> None:
     """Pins files smuggled beside the hashed ones, links included."""
     packed = files()
@@ -136,7 +142,7 @@ def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     """Pins a model that lies outside its bundle, where it can be changed after it was verified."""
     packed = files()
     bundle = write_bundle(tmp_path, packed, manifest(packed))
-    path = tmp_path / bundle.hash / "members/net/model.onnx"
+    path = tmp_path / bundle.hash / "members/net@a/model.onnx"
     path.rename(tmp_path / "elsewhere.onnx")
     path.symlink_to(tmp_path / "elsewhere.onnx")
     with pytest.raises(Tampered, match="observed a link"):
@@ -167,7 +173,9 @@ def test_names_and_formats_that_may_not_enter(name: str, tmp_path: Path) -> None
     assert not (tmp_path / "b.json").exists()
 
 
-@pytest.mark.parametrize("absent", ["study.json", "policy.json", "members/net/member.json", "calibrators/net.json"])
+@pytest.mark.parametrize(
+    "absent", ["study.json", "policy.json", "ensemble.json", "members/net@a/member.json", "calibrators/net@a.json"]
+)
 def test_a_bundle_is_whole(absent: str, tmp_path: Path) -> None:
     """Pins a bundle that promotes and then cannot serve."""
     packed = files()
@@ -186,17 +194,35 @@ def test_a_manifest_is_whole(field: str, tmp_path: Path) -> None:
         write_bundle(tmp_path, packed, described)
 
 
+@pytest.mark.parametrize(
+    ("parts", "rule"),
+    [
+        ((), "each once"),
+        (PARTS[:1], "each once"),
+        ((*PARTS, PARTS[0]), "each once"),
+        ((replace(PARTS[0], weight=0.7), PARTS[1]), "sum to 1"),
+        ((replace(PARTS[0], weight=1.25), replace(PARTS[1], weight=-0.25)), "sum to 1"),
+    ],
+)
+def test_an_ensemble_is_a_mean_of_what_was_trained(parts: tuple[Part, ...], rule: str, tmp_path: Path) -> None:
+    """Pins a model packed and never averaged, one that counts twice, and scores outside of what members said."""
+    packed = files()
+    described = manifest(packed)
+    with pytest.raises(BadInput, match=rule):
+        write_bundle(tmp_path, packed | {"ensemble.json": ensemble_file(parts, {})}, described)
+
+
 @pytest.mark.parametrize("change", ["other weights", "unrecorded file", "file left out"])
 def test_weights_are_those_that_the_training_recorded(change: str, tmp_path: Path) -> None:
     """Pins a published system that served untrained weights for 12 days."""
     packed = files()
     described = manifest(packed)
     if change == "other weights":
-        packed["members/net/model.onnx"] = b"random weights"
+        packed["members/net@a/model.onnx"] = b"random weights"
     elif change == "unrecorded file":
-        packed["members/net/more.onnx"] = b"x"
+        packed["members/net@a/more.onnx"] = b"x"
     else:
-        del packed["members/net/model.onnx"]
+        del packed["members/net@a/model.onnx"]
     with pytest.raises(Tampered, match="training run recorded"):
         write_bundle(tmp_path, packed, described)
     assert not [path for path in tmp_path.glob("*") if path.name != ".lock"]

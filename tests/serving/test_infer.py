@@ -50,7 +50,7 @@ def test_serving_scores_are_the_bits_of_research(back: int, bundle: Bundle) -> N
     live = served(bundle, day)
     for name, fitted in made.fitted.items():
         recorded = fitted.scores.filter(pl.col("session") == day).drop("role")
-        assert live.scores.filter(pl.col("member") == name).drop("member").equals(recorded), name
+        assert live.scores.filter(pl.col("member") == f"{name}@production").drop("member").equals(recorded), name
     expected = made.predictions.filter(pl.col("session") == day)
     assert live.predictions.select(expected.columns).equals(expected)
     chosen = live.orders.select("session", "rank", "instrument", "weight", "score")
@@ -62,7 +62,7 @@ def test_tensor_hashes_are_those_of_the_whole_store(bundle: Bundle) -> None:
     """Pins inputs that differ between four sessions read live and forty read in research."""
     made = research()
     tensors = served(bundle).tensors
-    assert tensors["member"].to_list() == sorted(made.fitted)
+    assert tensors["member"].to_list() == sorted(bundle.scorers)
     for name, scorer in bundle.scorers.items():
         whole = scorer.inputs(made.market.features, made.market.eligible, made.market.days[-10:])
         assert tensors.filter(member=name)["hash"].to_list() == [whole.hashes()[made.day.isoformat()]]
@@ -99,17 +99,19 @@ def test_a_changed_feature_is_traced_to_its_cell(bundle: Bundle) -> None:
     assert different == {"panel": True} | dict.fromkeys(list(KEYS)[1:], False)
 
 
-def test_members_are_averaged_in_the_studys_order(bundle: Bundle) -> None:
-    """Pins float sums over members in the order of their files: another order, other bits."""
-    assert list(bundle.scorers) == ["linear", "boosted", "sequence"]
-    assert list(bundle.calibrators) == ["linear", "boosted", "sequence"]
+def test_parts_are_averaged_in_the_ensembles_order(bundle: Bundle) -> None:
+    """Pins float sums over parts in the order of their files: another order, other bits."""
+    assert list(bundle.scorers) == ["linear@production", "boosted@production", "sequence@production"]
+    assert list(bundle.calibrators) == list(bundle.scorers)
 
 
 def test_scores_are_stored_as_they_were_served(bundle: Bundle) -> None:
     """Pins a score of -0.0: storing turns it into 0.0, and parity would never be exact again."""
     negative = Bundle(bundle.hash, bundle.manifest, bundle.files)
-    scorer = negative.scorers["linear"]
-    negative.scorers["linear"] = replace(scorer, predict=lambda inputs: np.full((len(inputs), 4), -0.0, np.float32))
+    scorer = negative.scorers["linear@production"]
+    negative.scorers["linear@production"] = replace(
+        scorer, predict=lambda inputs: np.full((len(inputs), 4), -0.0, np.float32)
+    )
     for name, frame in frames(served(negative)).items():
         assert frame.equals(canonical(frame, KEYS[name])), name
         values = frame.select(pl.selectors.float()).fill_null(1.0)
@@ -186,6 +188,6 @@ def test_filters_may_leave_fewer_names_as_in_research(tmp_path: Path) -> None:
 def test_untrained_weights_cannot_be_packed(tmp_path: Path) -> None:
     """Pins weights of another training under the first one's record."""
     files = bundle_files()
-    files["members/linear/model.onnx"] = files["members/sequence/model.onnx"]
-    with pytest.raises(FoldgateError, match=hash_bytes(files["members/linear/model.onnx"])):
+    files["members/linear@production/model.onnx"] = files["members/sequence@production/model.onnx"]
+    with pytest.raises(FoldgateError, match=hash_bytes(files["members/linear@production/model.onnx"])):
         write_bundle(tmp_path, files, bundle_manifest())
