@@ -164,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
         "A factor author's loop: laws, look-back, coverage, rank IC and turnover. Exits 1 when a law is red.",
     )
     check.add_argument("what", choices=["feature"], help="what to check")
-    check.add_argument("name", help="a feature, or a family for all of its features")
+    check.add_argument("name", help="a feature, a family for all of its features, or a channel of Path A bar by bar")
 
     add("prune", commands.prune, "Delete superseded stage results that no champion, pin or record reaches.")
 

@@ -19,6 +19,7 @@ from pipeline.backtests.ic import forward_returns
 from pipeline.backtests.market import Market
 from pipeline.diagnostics.factor import QUANTILES, FactorReport, factor_report
 from pipeline.errors import BadInput, LawBroken
+from pipeline.features.channels import CHANNEL_FEATURES, CHANNELS, channel_family
 from pipeline.features.laws import LAWS, FeatureInputs, Subject, calculate_features, measured_lookbacks
 from pipeline.features.plan import FAMILIES, Plan
 from pipeline.features.spec import Feature
@@ -56,16 +57,16 @@ class Batch:
 
 
 def check_feature(environment: Environment, name: str) -> int:
-    """Judge and describe a feature, or every feature of a family; 1 when a law is red.
+    """Judge and describe a feature, every feature of a family, or a channel bar by bar; 1 when a law is red.
 
     Raises
     ------
     BadInput
-        No such feature or family; a panel or labels that were not made yet, or are too short.
+        No such feature, family or channel; a panel or labels that were not made yet, or are too short.
     """
-    plan, features = resolve(name)
+    plan, features = resolve(name, environment.study.market.bars_per_session)
     batch = load_batch(environment, plan)
-    _print_subject(environment, features, batch)
+    _print_subject(environment, name, features, batch)
     red = _print_laws(Subject(plan, batch.law_inputs, tuple(f.name for f in features), _cuts(batch, plan, LAW_CUTS)))
     measured = measured_lookbacks(
         Subject(plan, batch.law_inputs, tuple(f.name for f in features), _cuts(batch, plan, LOOKBACK_CUTS))
@@ -80,10 +81,13 @@ def check_feature(environment: Environment, name: str) -> int:
     return 1 if red else 0
 
 
-def resolve(name: str) -> tuple[Plan, tuple[Feature, ...]]:
-    """The plan to compute, and the features to judge, of a feature's or a family's name."""
+def resolve(name: str, n_bars: int) -> tuple[Plan, tuple[Feature, ...]]:
+    """The plan to compute, and the features to judge, of a feature's, a family's or a channel's name."""
     owners = {feature.name: (family, feature) for family in FAMILIES.values() for feature in family.features}
-    arguments.one_of("check names a registered feature or family", name, [*FAMILIES, *owners])
+    arguments.one_of("check names a registered feature, family or channel", name, [*FAMILIES, *owners, *CHANNELS])
+    if name in CHANNELS:
+        bars = channel_family(n_bars, (name,))
+        return Plan((bars,)), bars.features
     if name in FAMILIES:
         return Plan((FAMILIES[name],)), FAMILIES[name].features
     family, feature = owners[name]
@@ -158,8 +162,12 @@ def _factor(batch: Batch, name: str) -> pl.DataFrame:
     return batch.values.select(*KEY, factor=name)
 
 
-def _print_subject(environment: Environment, features: tuple[Feature, ...], batch: Batch) -> None:
-    if len(features) == 1:
+def _print_subject(environment: Environment, name: str, features: tuple[Feature, ...], batch: Batch) -> None:
+    if name in CHANNELS:
+        channel = CHANNEL_FEATURES[CHANNELS.index(name)]
+        print(f"{name} (channel of Path A, {len(features)} bars a session): {channel.meaning}")
+        print(f"  unit {channel.unit}; scope {channel.scope}; reads {', '.join(channel.inputs)}")
+    elif len(features) == 1:
         f = features[0]
         needs = f"; needs {f.min_bars} bars" if f.min_bars else ""
         print(f"{f.name} (family {f.family}): {f.meaning}")

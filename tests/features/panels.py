@@ -46,7 +46,7 @@ def _instrument(rng: np.random.Generator, i: int, days: list[date], gaps: float)
     listed = 0 if i % 4 else int(rng.integers(0, len(days) // 2))
     t = len(days) - listed
     move = rng.standard_t(4, t) * 0.02
-    move[40:54] = np.abs(move[40:54]) if i % 6 == 4 else move[40:54]  # a run of rises
+    move[30:60] = np.abs(move[30:60]) if i % 6 == 4 else move[30:60]  # runs of rises
     close = np.round(10 * (i + 1) * np.exp(np.cumsum(np.clip(move, -0.095, 0.095))), 2)
     pre_close = np.concatenate([close[:1], close[:-1]])
     up, down = np.round(pre_close * 1.1, 2), np.round(pre_close * 0.9, 2)

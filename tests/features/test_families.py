@@ -110,6 +110,87 @@ def test_drawdown_liquidity_and_turnover(found, panel):
         same(found[name], by_instrument(panel, formula))
 
 
+def test_recovery_of_the_deepest_fall(found, panel):
+    """Pins a trough before its peak, and another fall than the deepest: what the close has regained of it."""
+
+    def recovery(own):
+        def regained(window):
+            held = window[~np.isnan(window)]
+            peaks = np.maximum.accumulate(held)
+            trough = int(np.argmin(held / peaks))
+            if held[trough] == peaks[trough]:
+                return 1.0
+            return min((held[-1] - held[trough]) / (peaks[trough] - held[trough]), 1.0)
+
+        return adjusted(own).rolling(20, min_periods=10).apply(regained, raw=True).where(own["close"].notna())
+
+    same(found["drawdown_recovery_20"], by_instrument(panel, recovery))
+    assert (found["drawdown_recovery_20"] == 0).any()
+    assert found["drawdown_recovery_20"].between(0, 1).where(found["drawdown_recovery_20"].notna(), True).all()
+
+
+def test_streak_of_closes_in_one_direction(found, panel):
+    """Pins a streak that survives a turn, an unchanged close or a missing bar, or passes its window."""
+
+    def streak(own):
+        step = np.sign(adjusted(own).diff())
+        runs = step.groupby((step != step.shift()).cumsum()).cumcount() + 1
+        return step * runs.clip(upper=10)
+
+    same(found["close_streak_10"], by_instrument(panel, streak))
+    assert found["close_streak_10"].max() == 10
+    assert found["close_streak_10"].min() <= -4
+
+
+def test_upper_shadow_weighs_by_amount(found, panel):
+    """Pins a plain mean of shadows, and a one-price bar counted as missing instead of as no shadow."""
+
+    def shadow(own):
+        length = own["high"] - own["low"]
+        share = ((own["high"] - own[["open", "close"]].max(axis=1)) / length).where(length > 0, 0.0)
+        weighed = (share * own["amount"]).rolling(5, 3).sum() / own["amount"].rolling(5, 3).sum()
+        return weighed.where(own["close"].notna())
+
+    same(found["upper_shadow_5"], by_instrument(panel, shadow))
+
+
+@pytest.mark.parametrize("side", ["up", "down"])
+def test_one_price_sessions_and_the_place_between_the_limits(side, found, panel):
+    """Pins a session counted that opened elsewhere, or that traded at one price off the limit."""
+
+    def one_price(own):
+        hit = ((own["close"] - own[f"{side}_limit"]).abs() < 0.005) & (own["high"] == own["low"])
+        return hit.astype(float).rolling(20, 1).sum().where(own["close"].notna())
+
+    same(found[f"limit_{side}_one_price_20"], by_instrument(panel, one_price))
+    assert found[f"limit_{side}_one_price_20"].max() >= 2
+    place = (panel["close"] - panel["down_limit"]) / (panel["up_limit"] - panel["down_limit"])
+    same(found["limit_position"], place)
+
+
+def test_limit_ups_that_opened_below_are_counted_once_the_next_bar_is_there(found, panel):
+    """Pins a share over sessions instead of over limit-up closes, and one that looks at the session after today."""
+
+    def share(own):
+        close, limit = own["close"].to_numpy(), own["up_limit"].to_numpy()
+        opened_below = (own["open"] < own["pre_close"] - 0.005).to_numpy()
+        out = np.full(len(own), np.nan)
+        for t in range(len(own)):
+            if np.isnan(close[t]):
+                continue
+            fates = []
+            for j in range(max(t - 19, 0), t):
+                later = [k for k in range(j + 1, t + 1) if not np.isnan(close[k])]
+                if abs(close[j] - limit[j]) < 0.005 and later:
+                    fates.append(opened_below[later[0]])
+            out[t] = np.mean(fates) if fates else np.nan
+        return pd.Series(out, own.index)
+
+    same(found["limit_up_opened_below_20"], by_instrument(panel, share))
+    assert found["limit_up_opened_below_20"].between(0.2, 0.8).any()
+    assert found["limit_up_opened_below_20"].isna().any()
+
+
 @pytest.mark.parametrize("n", [1, 5, 20])
 def test_limit_and_suspension_counts(n, found, panel):
     """Pins crowding at the limit: half a tick of tolerance, touches by the high, suspended days counted as
@@ -179,6 +260,28 @@ def test_cross_section_ranks_eligible_rows_only(found, panel):
         same(found[name], eligible.groupby("session")[column].rank(pct=True).reindex(panel.index))
     moves = by_instrument(panel, change(5))[panel["eligible"]]
     same(found["return_percentile_5"], moves.groupby(eligible["session"]).rank(pct=True).reindex(panel.index))
+
+
+def test_buckets_are_deciles_of_the_eligible_names(found, panel):
+    """Pins buckets over all names, of one day's amount, from 1 to 10, or that put a tenth of the names at a border."""
+    eligible = panel["eligible"]
+    amount = by_instrument(panel, lambda own: own["amount"].rolling(20, 10).mean())
+    for name, values in (("liquidity_bucket", amount), ("size_bucket", panel["circ_mv"])):
+        rank = values[eligible].groupby(panel["session"][eligible]).rank()
+        names = values[eligible].groupby(panel["session"][eligible]).transform("count")
+        expected = pd.Series(-((-10 * rank) // names) - 1, panel.index)
+        same(found[name], expected.reindex(panel.index))
+        assert set(found[name].dropna()) <= set(range(10))
+        assert {0.0, 9.0} <= set(found[name])
+
+
+def test_a_bucket_is_a_tenth_of_the_names():
+    """Pins deciles of unequal size: of 40 names, all eligible, four each, the smallest in bucket 0."""
+    m = market(n_instruments=40, n_sessions=2, gaps=0.0)
+    panel = m.panel.with_columns(eligible=pl.lit(True), circ_mv=pl.int_range(pl.len()).cast(pl.Float64) + 1.0)
+    one = compute(Market(panel, m.patches, m.intraday).as_of, m.patches.clear(), m.intraday, PLAN, m.sessions[-1:])
+    assert one["size_bucket"].to_list() == [float(i // 4) for i in range(40)]
+    assert one["liquidity_bucket"].null_count() == 40
 
 
 @pytest.mark.parametrize("n", [1, 5, 20])

@@ -1,17 +1,26 @@
-"""Every registered feature obeys the laws, and each law can turn red."""
+"""Every registered feature, and every channel of Path A, obeys the laws; and each law can turn red."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+
 import numba
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.errors import LawBroken
 from pipeline.features import laws
+from pipeline.features.channels import CHANNELS, channel_family
+from pipeline.features.compute import path_channels
 from pipeline.features.history import History
 from pipeline.features.plan import FAMILIES, Plan, plan
 from pipeline.features.spec import Family, Feature
-from tests.features.panels import Market, market
+from tests.features.panels import N_BARS, Market, market
+
+KEY = ["session", "instrument"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +51,77 @@ def wide() -> Market:
 def test_every_registered_feature_obeys(law, small):
     """Pins extent dependence: a value that moves with what is stored around its window."""
     law(subject(plan(list(FAMILIES)), small))
+
+
+def _with_bars(inputs: Market, n_bars: int) -> Market:
+    """The market with the first bars of its days as whole days of `n_bars`."""
+    bars = inputs.intraday["bars"].to_numpy()[:, : n_bars * 5]
+    return replace(
+        inputs, intraday=inputs.intraday.with_columns(bars=pl.Series(bars, dtype=pl.Array(pl.Float64, n_bars * 5)))
+    )
+
+
+def stored_channels(inputs: Market, plan: Plan, sessions: Sequence[date]) -> pl.DataFrame:
+    """The `paths` table as columns, one per channel and bar; a panel row without minutes is a row of nulls."""
+    paths = path_channels(inputs.intraday, inputs.as_of, sessions)
+    by_bar = paths["channels"].to_numpy().reshape(len(paths), -1, len(CHANNELS)).transpose(0, 2, 1)
+    columns = pl.DataFrame(by_bar.reshape(len(paths), -1), schema=dict.fromkeys(plan.schema, pl.Float32))
+    rows = inputs.panel.filter(pl.col("session").is_in(list(sessions))).select(KEY).sort(KEY)
+    stored = pl.concat([paths.select(KEY), columns], how="horizontal")
+    return rows.join(stored, on=KEY, how="left", maintain_order="left")
+
+
+def channel_subject(inputs: Market, n_bars: int, calculate: laws.Calculate) -> laws.Subject:
+    return subject(Plan((channel_family(n_bars),)), _with_bars(inputs, n_bars), calculate=calculate)
+
+
+@pytest.mark.parametrize(
+    ("n_bars", "calculate"), [(N_BARS, stored_channels), (16, stored_channels), (16, laws.calculate_features)]
+)
+def test_every_channel_obeys(n_bars, calculate, small):
+    """Pins a channel that moves with other days, names or batches: every law, bar by bar, and one session measured."""
+    judged = channel_subject(small, n_bars, calculate)
+    for law in laws.LAWS:
+        law(judged)
+    assert laws.measured_lookbacks(judged) == dict.fromkeys(judged.plan.schema, 1)
+
+
+def _tomorrows_bars(values: pl.DataFrame) -> pl.Expr:
+    return pl.col(values.columns[2:]).shift(-1).over("instrument", order_by="session")
+
+
+def _filled_forward(values: pl.DataFrame) -> pl.Expr:
+    return pl.col(values.columns[2:]).forward_fill().over("instrument", order_by="session")
+
+
+def _less_batch_mean(values: pl.DataFrame) -> pl.Expr:
+    return pl.col(values.columns[2:]) - pl.col(values.columns[2:]).mean()
+
+
+def _less_session_mean(values: pl.DataFrame) -> pl.Expr:
+    return pl.col(values.columns[2:]) - pl.col(values.columns[2:]).mean().over("session")
+
+
+@pytest.mark.parametrize(
+    ("law", "broken"),
+    [
+        (laws.check_future_cut, _tomorrows_bars),
+        (laws.check_past_cut, _filled_forward),
+        (laws.check_batch_range, _less_batch_mean),
+        (laws.check_universe, _less_session_mean),
+    ],
+    ids=lambda x: x.__name__,
+)
+def test_each_law_turns_red_on_a_broken_channel(law, broken, small):
+    """Pins laws that look at channels without seeing: tomorrow's bars, bars filled forward, and two normalisations."""
+
+    def calculate(inputs, plan, sessions):
+        # Whole history first, as a careless stage would; the laws cut what is stored.
+        values = stored_channels(inputs, plan, inputs.sessions if broken is not _less_batch_mean else sessions)
+        return values.with_columns(broken(values)).filter(pl.col("session").is_in(list(sessions)))
+
+    with pytest.raises(LawBroken, match="bar_return"):
+        law(channel_subject(small, 16, calculate))
 
 
 def _planted(compute, lookback: int = 5, min_bars: int = 1, scope: str = "instrument") -> Plan:
