@@ -71,9 +71,9 @@ def _features() -> tuple[Feature, ...]:
             _LIQUIDITY,
             enough(_LIQUIDITY),
             "decile",
-            "of the mean amount of 20 sessions, 0 (least) to 9",
+            "decile of the mean amount of 20 sessions, 0 (least) to 9",
         ),
-        one("size_bucket", ("circ_mv",), 1, 0, "decile", "of the free-float market cap, 0 (smallest) to 9"),
+        one("size_bucket", ("circ_mv",), 1, 0, "decile", "decile of circ_mv, 0 (smallest) to 9"),
     )
 
 

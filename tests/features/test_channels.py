@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.feature_check import resolve
 from pipeline.errors import BadInput
 from pipeline.features.bar import edge_bars
 from pipeline.features.channels import CHANNEL_FEATURES, CHANNELS, channel_family, channels
@@ -107,6 +108,14 @@ def test_an_unknown_channel_is_named_with_the_known_ones():
     """Pins a typing error: it says what was asked and what exists."""
     with pytest.raises(BadInput, match=r"bar_retrun.*amount_share"):
         channel_family(48, ("bar_retrun",))
+
+
+def test_the_check_command_takes_a_channel():
+    """Pins a channel that no one can check by name: its bars are judged, as many as the study's sessions have."""
+    plan, features = resolve("close_location", 16)
+    assert plan.schema == tuple(f.name for f in features) == tuple(f"close_location_{b:02d}" for b in range(16))
+    with pytest.raises(BadInput, match="close_location"):
+        resolve("close_locatoin", 16)
 
 
 def test_an_infinite_channel_names_itself_its_instrument_and_its_session():
