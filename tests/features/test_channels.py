@@ -132,3 +132,20 @@ def test_the_contract_lists_every_channel():
     """Pins a channel that readers of the contract do not know of."""
     text = (Path(__file__).resolve().parents[2] / "docs/architecture.md").read_text(encoding="utf-8")
     assert not [name for name in CHANNELS if f"`{name}`" not in text]
+
+
+@pytest.mark.realdata
+def test_real_quarter_hours_equal_the_oracle(realdata):
+    """Pins what made-up bars never show, at 16 bars a session: ticks, halts, bars without a trade; and that amount over
+    typical price stands in for the volume that bars do not carry."""
+    fields = ["open", "high", "low", "close", "amount"]
+    rows = pl.read_parquet(realdata / "ashare_15m" / "bars.parquet").sort("symbol", "datetime")
+    by_day = rows.group_by("symbol", pl.col("datetime").dt.date(), maintain_order=True).agg(*fields, "volume")
+    sample = by_day.filter(pl.col("open").list.len() == 16)[::80]
+    bars = np.stack([np.array(sample[field].to_list()) for field in fields], axis=2)
+    found = channels(bars)
+    expected = [[[bar[name] for name in CHANNELS] for bar in slow_channels(day)] for day in bars.tolist()]
+    np.testing.assert_allclose(found, np.array(expected), rtol=2e-6, atol=1e-9)
+    volume = np.array(sample["volume"].to_list())
+    true_share = volume / volume.sum(axis=1, keepdims=True)
+    assert np.nanmax(np.abs(found[:, :, CHANNELS.index("volume_share")] - true_share)) < 0.01
