@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,10 @@ from resources.artifacts import Version
 from resources.environments import Environment
 from resources.freshness import incomplete_sessions
 
+# What is being done, and how much of it, from 0 to 1.
+Log = Callable[[str, float], None]
+PACE_SECONDS = 1.0
+
 
 class StageReader:
     """Reads for one stage and notes every version it handed out as lineage."""
@@ -39,7 +44,7 @@ class StageReader:
         stage: Stage,
         shared: dict[str, Any],
         workdir: Path,
-        log: Callable[[str, float], None],
+        log: Log,
     ) -> None:
         self._environment, self._study, self._stage = environment, study, stage
         self._shared, self._log = shared, log
@@ -201,9 +206,10 @@ def _one_by_one(
     """Versions in partition order, and the pictures of the last partition that was computed."""
     versions, figures, shared = [], dict[str, Callable[[], bytes]](), dict[str, Any]()
     for i, partition in enumerate(partitions):
-        log = _progress(tell, stage, partition, i, len(partitions))
-        log("started", i / len(partitions))
-        version, drawn = run_partition(environment, stage, study, partition, shared, log)
+        say = _progress(tell, stage, partition, i, len(partitions))
+        say("started", 0.0)
+        with paced(say) as log:
+            version, drawn = run_partition(environment, stage, study, partition, shared, log)
         versions.append(version)
         figures = dict(drawn) or figures
     return versions, figures
@@ -212,11 +218,13 @@ def _one_by_one(
 def _side_by_side(
     environment: Environment, stage: Stage, study: Study, partitions: list[str], tell: Callable[[str], None]
 ) -> tuple[list[Version], Figures]:
-    """The same in several processes."""
+    """The same in several processes, whose progress is told here as it comes."""
     from assets.workers import run_in_processes
 
     versions, figures = dict[str, Version](), dict[str, Callable[[], bytes]]()
-    for done in run_in_processes(environment.home, study.name, stage.name, partitions, environment.settings.workers):
+    says = {part: _progress(tell, stage, part, i, len(partitions)) for i, part in enumerate(partitions)}
+    workers = environment.settings.workers
+    for done in run_in_processes(environment.home, study.name, stage.name, says, workers):
         versions[done.partition] = done.version
         figures |= {title: partial(bytes, png) for title, png in done.pictures.items()}
         tell(f"{stage.name} {done.partition}: done, {len(versions)} of {len(partitions)}")
@@ -229,7 +237,7 @@ def run_partition(
     study: Study,
     partition: str,
     shared: dict[str, Any],
-    log: Callable[[str, float], None],
+    log: Log,
 ) -> tuple[Version, Figures]:
     """One partition: skip it if nothing it depends on changed, else compute, append trials, write.
 
@@ -273,12 +281,29 @@ def _workdir(environment: Environment, study: Study, stage: Stage, partition: st
     yield folder
 
 
-def _progress(
-    tell: Callable[[str], None], stage: Stage, partition: str, i: int, n: int
-) -> Callable[[str, float], None]:
+def _progress(tell: Callable[[str], None], stage: Stage, partition: str, i: int, n: int) -> Log:
     """Log lines `models cpcv_03|linear (4/45): epoch 2, 67%`."""
     place = f"{stage.name} {partition}".strip() + (f" ({i + 1}/{n})" if n > 1 else "")
     return lambda text, done: tell(f"{place}: {text}, {done:.0%}")
+
+
+@contextmanager
+def paced(say: Log, seconds: float = PACE_SECONDS) -> Iterator[Log]:
+    """A log that speaks at most once every `seconds`, and always says the last: a step may report a thousand times."""
+    spoken, held = -math.inf, list[tuple[str, float]]()
+
+    def log(text: str, done: float) -> None:
+        nonlocal spoken
+        held[:] = [(text, done)]
+        if time.monotonic() - spoken >= seconds:
+            spoken = time.monotonic()
+            say(*held.pop())
+
+    try:
+        yield log
+    finally:
+        for line in held:
+            say(*line)
 
 
 def told(*listeners: Callable[[str], object]) -> Callable[[str], None]:

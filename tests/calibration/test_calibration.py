@@ -1,4 +1,4 @@
-"""Calibrators: laws per method, choice by cross-fitted Brier, refusals; reliability; the ensemble."""
+"""Calibrators: laws per method, choice by cross-fitted Brier, refusals; reliability; averaging. Weights: see beside."""
 
 from __future__ import annotations
 
@@ -263,3 +263,6 @@ def test_bad_ensembles_are_refused() -> None:
         average_members([], HEADS, "rank_pred")
     with pytest.raises(BadInput, match="alpha_pred"):
         average_members([a], HEADS, "alpha_pred")
+    for weights in ([1.0], [0.5, 0.4, 0.1], [1.5, -0.5], [0.0, 0.0], [float("nan"), 1.0]):
+        with pytest.raises(BadInput, match="one per member"):
+            average_members([a, b], HEADS, "rank_pred", weights)

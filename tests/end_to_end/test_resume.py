@@ -13,8 +13,7 @@ import pytest
 
 from assets.runs import Runner
 from assets.study_graph import BUILDERS
-from pipeline.stages import evaluation, market, research, serving
-from pipeline.stages.contract import Stage
+from pipeline.stages.registry import STAGES
 from resources.environments import Environment, overridden
 from resources.versions import Version
 from tests.tiny import Tiny, copy_of, watch
@@ -124,12 +123,6 @@ def test_a_second_ingestion_asks_for_the_refetch_window_only(tiny: Tiny, tmp_pat
     assert environment.lake.head() == head
 
 
-STAGES: list[Stage] = [
-    value for module in (market, research, evaluation, serving) for value in vars(module).values()
-    if isinstance(value, Stage)
-]  # fmt: skip
-
-
 LOOSER = [{"name": "net_excess", "bound": -1}, {"name": "replay", "bound": 0, "applies_to": "candidate"}]
 
 
@@ -142,6 +135,8 @@ LOOSER = [{"name": "net_excess", "bound": -1}, {"name": "replay", "bound": 0, "a
         ({"features": ["returns"]}, {"features"}),
         ({"universe.seasoning_sessions": 20}, {"panel"}),
         ({"calibration.min_positives": 7}, {"calibrators", "candidate"}),
+        ({"ensemble.weights": "tune_rank_ic"}, {"calibrators", "backtest", "candidate"}),
+        ({"ensemble.splits": "all"}, {"candidate"}),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
@@ -150,4 +145,5 @@ def test_a_change_reaches_only_the_stages_that_read_it(tiny: Tiny, change: dict[
     study = tiny.runner.study
     other = overridden(study, change)
     assert len(STAGES) == len(BUILDERS)
-    assert {stage.name for stage in STAGES if stage.code_version(study) != stage.code_version(other)} == changed
+    found = {name for name, stage in STAGES.items() if stage.code_version(study) != stage.code_version(other)}
+    assert found == changed
