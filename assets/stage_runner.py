@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from assets.keys import stage_key
 from assets.partitions import MEMBER, SPLIT
 from pipeline.calendars import Calendar
 from pipeline.errors import MissingTable
+from pipeline.files import one_writer
 from pipeline.fingerprints import hash_json
 from pipeline.stages.contract import Figures, Stage, Stores
 from pipeline.stages.research import PIN_FILE
@@ -161,6 +163,21 @@ class StageReader:
         value, read = self._shared[name]
         self.lineage |= read
         return value
+
+    def folder(self, name: str, stages: Sequence[str], identity: object, build: Callable[[Path], None]) -> Path:
+        versions = {stage: self.versions(stage) for stage in stages}
+        root = self._environment.home / "scratch" / name
+        folder = root / hash_json([identity, versions])
+        with one_writer(root):
+            if not folder.exists():
+                for leftover in (path for path in root.iterdir() if path.is_dir()):
+                    shutil.rmtree(leftover)  # of older versions; who has one mapped keeps it
+                making = folder.with_suffix(".tmp")
+                making.mkdir()
+                build(making)
+                making.rename(folder)
+        self.lineage |= {f"{stage}/{p}" if p else stage: v for stage in stages for p, v in versions[stage].items()}
+        return folder
 
     def progress(self, text: str, done: float) -> None:
         self._log(text, done)

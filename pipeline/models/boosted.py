@@ -32,7 +32,7 @@ def fit(
     fit_rows, learned = examples.rows("fit"), examples.learned
     targets = examples.targets[fit_rows]
     parameters = _parameters(spec, training)
-    whole = lightgbm.Dataset(examples.inputs.x[fit_rows], params=parameters).construct()
+    whole = lightgbm.Dataset(examples.inputs.take(fit_rows).x, params=parameters).construct()
     files: dict[str, bytes] = {}
     for known, columns in _by_mask(targets, learned):
         dataset = whole if known.all() else whole.subset(np.flatnonzero(known)).construct()

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pipeline.errors import BadInput
 from pipeline.frames import require_columns, require_unique
 from pipeline.labels.spec import HeadSpec
-from pipeline.models.inputs import Inputs, Prepared
+from pipeline.models.inputs import Inputs
 from pipeline.models.normaliser import KEY
+from pipeline.models.prepared import Prepared
 
 SCORED_ROLES = ("tune", "test")
 PROBABILITY_EDGE = 1e-6  # raw probabilities stay inside (1e-6, 1 - 1e-6): logits exist, in float32 too

@@ -17,7 +17,7 @@ from pipeline.models.examples import Examples, Head
 from pipeline.models.inputs import Inputs
 from pipeline.models.spec import TrainingSpec
 
-CURVES = {"epoch": pl.Int32, "loss": pl.Float64, "objective": pl.Float64}
+CURVES = {"epoch": pl.Int32, "loss": pl.Float64, "tune_loss": pl.Float64, "objective": pl.Float64}
 
 Predict = Callable[[Inputs], NDArray[np.float32]]
 """Inputs of n rows -> float32 [n, learned heads]; a row's bits depend on that row only."""
@@ -31,10 +31,24 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A family's files, and its learning curve when it has one."""
+    """What a family made.
+
+    Parameters
+    ----------
+    files : dict
+        What serves the member.
+    curves : DataFrame
+        Of `CURVES`; empty without epochs.
+    checkpoints : dict
+        What each epoch would serve; empty without epochs.
+    notes : dict
+        Plain facts for people: device, precision, chosen epochs.
+    """
 
     files: dict[str, bytes]
     curves: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVES))
+    checkpoints: dict[str, bytes] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Trainer(Protocol):
@@ -63,7 +77,7 @@ class Server(Protocol):
 FAMILIES = {
     "linear": ("pipeline.models.linear", "pipeline.models.onnx_runtime"),
     "boosted": ("pipeline.models.boosted", "pipeline.models.boosted"),
-    "sequence_net": ("pipeline.models.nets.sequence", "pipeline.models.onnx_runtime"),
+    "multi_path": ("pipeline.models.nets.fitting", "pipeline.models.onnx_runtime"),
 }
 """Family -> the module that fits it and the one that serves it."""
 

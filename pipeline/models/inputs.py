@@ -1,13 +1,13 @@
 """The one builder of model inputs, for research and live alike: a pure function of stored float32 values.
 
-What lives here: eligible rows, their cross-sectional ranks, windows gathered by index.
-Not here: the normaliser itself, labels, folds, or anything a particular family does with the arrays.
+What lives here: what is fitted on a split's fit rows, and tensors gathered by index. Not here: labels, folds, or
+anything a particular family does with the tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -19,263 +19,257 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BadInput, SchemaError
 from pipeline.fingerprints import canonical_json
-from pipeline.frames import require_columns, require_unique
-from pipeline.models.kernels import centred_ranks
-from pipeline.models.normaliser import KEY, Normaliser, feature_schema, require_schema, standardise
+from pipeline.models.kernels import channel_moments, gather_bars, gather_features
+from pipeline.models.normaliser import CLIP, KEY, Normaliser, require_schema
+from pipeline.models.prepared import Prepared, Reads, prepare, session_starts
+from pipeline.models.spec import Layout
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What no split changes: eligible rows and their ranks, 4 bytes a row and feature; built once for all.
-
-    Parameters
-    ----------
-    schema, scopes : tuple of str
-        Feature columns in order, and their scopes.
-    rows : DataFrame [n]
-        `session`, `instrument` of the eligible rows in key order.
-    sessions : tuple of date
-        Every session of the store, also those without an eligible row.
-    session_index, instrument_index : int32 [n]
-        Position of each row on the two axes.
-    instruments : int
-        Length of the instrument axis.
-    values : float32 [n, F]
-        Centred ranks; market features as stored, NaN missing.
-    """
-
-    schema: tuple[str, ...]
-    scopes: tuple[str, ...]
-    rows: pl.DataFrame
-    sessions: tuple[date, ...]
-    session_index: NDArray[np.int32]
-    instrument_index: NDArray[np.int32]
-    instruments: int
-    values: NDArray[np.float32]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """sha256 of rows and values; tells a resumable training whether it is the same one."""
-        digest = hashlib.sha256(canonical_json([self.schema, self.scopes, self.sessions]).encode())
-        digest.update("".join(self.rows["instrument"].to_list()).encode())
-        for array in (self.session_index, self.instrument_index, self.values):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
-    def inputs(
-        self,
-        normaliser: Normaliser,
-        sessions: Sequence[date] | None = None,
-        window: int = 1,
-        sequence_features: Sequence[str] = (),
-    ) -> Inputs:
-        """The arrays of the rows of `sessions` (all by default); see `build_inputs`."""
-        require_schema(self.schema, normaliser.schema)
-        chosen = self._rows_of(self.sessions if sessions is None else sessions)
-        needed = np.arange(len(self.values)) if sequence_features else chosen
-        standardised = standardise(self.values[needed], normaliser)
-        return Inputs(
-            rows=self.rows[chosen],
-            x=standardised[chosen] if len(chosen) < len(needed) else standardised,
-            sequence=self._panel(standardised, window, sequence_features),
-            session_index=self.session_index[chosen],
-            instrument_index=self.instrument_index[chosen],
-            window=window,
-        )
-
-    def _rows_of(self, sessions: Sequence[date]) -> NDArray[np.int64]:
-        position = {day: i for i, day in enumerate(self.sessions)}
-        unknown = [day.isoformat() for day in sessions if day not in position]
-        if unknown:
-            raise BadInput("sessions must be in the store", unknown[:5], "hand over their features and panel")
-        wanted = np.zeros(len(self.sessions), bool)
-        wanted[[position[day] for day in sessions]] = True
-        return np.flatnonzero(wanted[self.session_index])
-
-    def _panel(self, standardised: NDArray[np.float32], window: int, names: Sequence[str]) -> NDArray[np.float32]:
-        """[window - 1 + S, I, C + 1]: the sequence features stored once, then a presence channel."""
-        if not names:
-            return np.zeros((0, 0, 0), np.float32)
-        unknown = [name for name in names if name not in self.schema]
-        if unknown:
-            raise SchemaError("sequence features must be features", unknown, "correct the member's spec")
-        columns = [self.schema.index(name) for name in names]
-        # window - 1 empty sessions in front, so that the store's first windows need no branch
-        panel = np.zeros((window - 1 + len(self.sessions), self.instruments, len(columns) + 1), np.float32)
-        place = (self.session_index + (window - 1), self.instrument_index)
-        panel[(*place, slice(0, -1))] = standardised[:, columns]
-        panel[(*place, -1)] = 1.0
-        return panel
+Tensors = dict[str, NDArray[np.float32] | NDArray[np.int64]]
+FIT_ROWS = 65_536  # rows of minute bars read at once while their normaliser is fitted: 100 MB at 48 x 8
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Model inputs of n rows; every row's tensors depend on its own session and the window before it only.
+    """Some rows of a store as one member reads them; nothing is gathered before it is asked for.
+
+    A row's tensors depend on its own session and the window before it only:
+
+    - `x` float32 [n, F]: ranks in (-1/2, 1/2); market features standardised and clipped to +-5; missing 0.
+    - `daily` float32 [n, W, B + 1], oldest session first; the last channel is 1 where the row was eligible.
+    - `bars` float32 [n, D, T, C + 1]: standardised channels of minute bars; the last one is 1 where a bar exists.
+    - `codes` int64 [n, K]: categories by the split's vocabulary, 0 unknown.
 
     Parameters
     ----------
-    rows : DataFrame [n]
-        `session`, `instrument` in key order.
-    x : float32 [n, F]
-        Ranks in (-1/2, 1/2); market features standardised and clipped to +-5; missing 0.
-    sequence : float32 [window - 1 + S, I, C + 1]
-        The panel that windows are gathered from; the last channel is 1 where the row was eligible.
-    session_index, instrument_index : int32 [n]
-        A row's place on the panel's axes.
-    window : int
-        Sessions per window, the row's own one last.
+    store : Prepared
+    normaliser : Normaliser
+    layout : Layout
+        Which of the tensors there are.
+    index : int64 [n]
+        Rows of the store, ascending.
     """
 
-    rows: pl.DataFrame
-    x: NDArray[np.float32]
-    sequence: NDArray[np.float32]
-    session_index: NDArray[np.int32]
-    instrument_index: NDArray[np.int32]
-    window: int
+    store: Prepared
+    normaliser: Normaliser
+    layout: Layout
+    index: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.index)
 
-    def windows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [len(index), window, C + 1], gathered; oldest session first."""
-        steps = self.session_index[index, None] + np.arange(self.window, dtype=np.int32)
-        return self.sequence[steps, self.instrument_index[index, None]]
+    @cached_property
+    def rows(self) -> pl.DataFrame:
+        """`session`, `instrument` [n]."""
+        return self.store.rows[self.index]
+
+    @cached_property
+    def session_index(self) -> NDArray[np.int32]:
+        """[n] position of each row's session in the store."""
+        return self.store.session_index[self.index]
+
+    @cached_property
+    def x(self) -> NDArray[np.float32]:
+        """All rows' own features, for families that fit on one matrix."""
+        return self._x(self.index)
 
     def take(self, index: NDArray[np.int64]) -> Inputs:
-        """The same inputs for some of the rows; the panel is shared."""
-        return Inputs(
-            self.rows[index],
-            self.x[index],
-            self.sequence,
-            self.session_index[index],
-            self.instrument_index[index],
-            self.window,
-        )
+        """The same inputs for some of the rows."""
+        return Inputs(self.store, self.normaliser, self.layout, self.index[index])
+
+    def tensors(self, index: NDArray[np.int64]) -> Tensors:
+        """Gathered tensors of some of the rows, in the order in which nets take them."""
+        rows, layout = self.index[index], self.layout
+        found: Tensors = {"x": self._x(rows)}
+        if layout.daily:
+            found["daily"] = self._features(self._window(rows, layout.window), self._daily_columns, presence=True)
+        if layout.intraday_sessions:
+            found["bars"] = self._bars(self._window(rows, layout.intraday_sessions))
+        if layout.categories:
+            found["codes"] = self._codes(rows)
+        return found
 
     def hashes(self) -> dict[str, str]:
         """ISO day -> sha256 of that session's instruments and tensors: the evidence of parity."""
         days = self.rows["session"].to_numpy()
-        starts = _session_starts(days)
-        return {str(days[low]): self._hash(np.arange(low, high)) for low, high in pairwise(starts)}
+        return {str(days[low]): self._hash(np.arange(low, high)) for low, high in pairwise(session_starts(days))}
 
     def _hash(self, index: NDArray[np.int64]) -> str:
         digest = hashlib.sha256(canonical_json(self.rows["instrument"][index].to_list()).encode())
-        digest.update(np.ascontiguousarray(self.x[index]).data)
-        if self.sequence.size:
-            digest.update(np.ascontiguousarray(self.windows(index)).data)
+        for tensor in self.tensors(index).values():
+            digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
 
+    def _window(self, rows: NDArray[np.int64], length: int) -> NDArray[np.int32]:
+        """int32 [m, length]: the store's row of each session up to the row's own, -1 where there is none."""
+        steps = self.store.session_index[rows, None] + np.arange(1 - length, 1, dtype=np.int32)
+        found = self.store.row_at[np.maximum(steps, 0), self.store.instrument_index[rows, None]]
+        return np.where(steps < 0, np.int32(-1), found)
 
-def prepare(features: pl.DataFrame, eligible: pl.DataFrame, scopes: Mapping[str, str]) -> Prepared:
-    """Rank the eligible rows of every session.
+    @cached_property
+    def _daily_columns(self) -> NDArray[np.int64]:
+        return self.store.columns_of(self.layout.daily)
 
-    Parameters
-    ----------
-    features : DataFrame
-        `session`, `instrument` and float32 columns in schema order; rows that are not eligible are ignored.
-    eligible : DataFrame
-        `session`, `instrument`, `eligible` of every panel row; its sessions are the time axis, so hand over
-        consecutive ones.
-    scopes : mapping
-        Feature -> `instrument`, `cross_section` (both ranked) or `market` (kept for the normaliser).
+    def _x(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        columns = np.arange(len(self.store.schema))
+        return self._features(rows.astype(np.int32)[:, None], columns, presence=False)[:, 0]
 
-    Raises
-    ------
-    SchemaError, KeyViolation
-        Columns, types or keys that break the contract.
-    BadInput
-        An infinite value, or a feature without a known scope.
-    """
-    schema = feature_schema(features, scopes)
-    require_columns(eligible, (*KEY, "eligible"), "eligibility")
-    require_unique(features, KEY, "features")
-    require_unique(eligible, KEY, "eligibility")
-    rows = eligible.filter(pl.col("eligible")).select(KEY).sort(KEY)
-    values = _matrix(rows.join(features, on=KEY, how="left", maintain_order="left").select(schema))
-    days = rows["session"].to_numpy()
-    out = np.empty(values.shape, np.float32)
-    centred_ranks(values.view(np.uint32), _session_starts(days), out)
-    market = [i for i, name in enumerate(schema) if scopes[name] == "market"]
-    out[:, market] = values[:, market]
-    sessions = eligible["session"].unique().sort()
-    instruments = rows["instrument"].unique().sort()
-    return Prepared(
-        schema=schema,
-        scopes=tuple(scopes[name] for name in schema),
-        rows=rows,
-        sessions=tuple(sessions.to_list()),
-        session_index=np.searchsorted(sessions.to_numpy(), days).astype(np.int32),
-        instrument_index=rows["instrument"]
-        .replace_strict(instruments, np.arange(len(instruments), dtype=np.int32), return_dtype=pl.Int32)
-        .to_numpy(),
-        instruments=len(instruments),
-        values=out,
-    )
+    def _features(self, rows: NDArray[np.int32], columns: NDArray[np.int64], *, presence: bool) -> NDArray[np.float32]:
+        mean, scale = self.normaliser.feature_terms
+        out = np.empty((*rows.shape, len(columns) + presence), np.float32)
+        gather_features(self.store.values, rows, columns, mean[columns], scale[columns], CLIP, out)
+        return out
 
+    def _bars(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
+        _, bars, channels = self.store.bars.shape
+        if (bars, channels) != (self.normaliser.bars, len(self.normaliser.channels)):
+            raise SchemaError(
+                f"minute bars are {self.normaliser.bars} a session with channels {self.normaliser.channels}",
+                f"{bars} a session, {self.store.channels}",
+                "score with the market's settings of the bundle, or refit",
+            )
+        out = np.empty((*rows.shape, bars, channels + 1), np.float32)
+        gather_bars(self.store.bars, rows, *self.normaliser.channel_terms, CLIP, out)
+        return out
 
-def fit_normaliser(prepared: Prepared, fit_rows: NDArray[np.bool_]) -> Normaliser:
-    """Mean and standard deviation of the market features over the fit rows, in float64, kept as float32.
+    def _codes(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        out = np.empty((len(rows), len(self._lookups)), np.int64)
+        for k, (column, lookup) in enumerate(self._lookups):
+            out[:, k] = lookup[self.store.codes[rows, column]]
+        return out
 
-    Parameters
-    ----------
-    prepared : Prepared
-    fit_rows : bool [n]
-        Which of `prepared.rows` may be read.
-    """
-    if not fit_rows.any():
-        raise BadInput("a normaliser needs fit rows", 0, "widen the split's training sessions")
-    market = np.flatnonzero(np.array(prepared.scopes) == "market")
-    means, scales = [], []
-    for column in market:
-        values = prepared.values[fit_rows, column].astype(np.float64)
-        known = values[~np.isnan(values)]
-        means.append(float(np.float32(known.mean())) if known.size else 0.0)
-        spread = known.size and known.max() > known.min()  # the deviation of equal values is not exactly 0
-        scales.append(float(np.float32(known.std())) if spread else 0.0)
-    return Normaliser(prepared.schema, prepared.scopes, tuple(means), tuple(scales))
+    @cached_property
+    def _lookups(self) -> list[tuple[int, NDArray[np.int64]]]:
+        """Per category its column in the store, and the vocabulary's code of each of the store's levels."""
+        unknown = [name for name in self.layout.categories if name not in self.store.categories]
+        if unknown:
+            raise SchemaError("a member's categories are prepared", unknown, "name them in the study's members")
+        columns = [self.store.categories.index(name) for name in self.layout.categories]
+        return [
+            (column, self.normaliser.codes_of(name, self.store.levels[column]))
+            for name, column in zip(self.layout.categories, columns, strict=True)
+        ]
 
 
-def build_inputs(
-    features: pl.DataFrame,
-    eligible: pl.DataFrame,
-    normaliser: Normaliser,
-    sessions: Sequence[date],
-    window: int = 1,
-    sequence_features: Sequence[str] = (),
+def inputs_of(
+    store: Prepared, normaliser: Normaliser, layout: Layout, sessions: Sequence[date] | None = None
 ) -> Inputs:
-    """Inputs of the eligible rows of `sessions`, reading no more of the store than their windows.
-
-    A window reaches back `window - 1` sessions of `eligible`; what lies before the store is missing.
+    """Inputs of the rows of `sessions` (all by default).
 
     Raises
     ------
     SchemaError
         Feature columns that are not the normaliser's, named.
     BadInput
-        A session that is not in the store, or an infinite value.
+        A session that is not in the store.
+    """
+    require_schema(store.schema, normaliser.schema)
+    index = np.arange(len(store)) if sessions is None else store.rows_of(sessions)
+    return Inputs(store, normaliser, layout, index)
+
+
+def fit_normaliser(store: Prepared, fit_rows: NDArray[np.bool_], layout: Layout | None = None) -> Normaliser:
+    """Mean and deviation of market features and minute channels, and vocabularies, over the fit rows alone.
+
+    Sums are in float64 and kept as float32.
+
+    Parameters
+    ----------
+    store : Prepared
+    fit_rows : bool [n]
+        Which of the store's rows may be read.
+    layout : Layout, optional
+        What the member reads beside the features.
+    """
+    index = np.flatnonzero(fit_rows)
+    if not index.size:
+        raise BadInput("a normaliser needs fit rows", 0, "widen the split's training sessions")
+    means, scales = [], []
+    for column in np.flatnonzero(np.array(store.scopes) == "market"):
+        values = store.values[index, column].astype(np.float64)
+        known = values[~np.isnan(values)]
+        means.append(float(np.float32(known.mean())) if known.size else 0.0)
+        spread = known.size and known.max() > known.min()  # the deviation of equal values is not exactly 0
+        scales.append(float(np.float32(known.std())) if spread else 0.0)
+    read = layout or Layout()
+    channel_mean, channel_scale = _channel_terms(store, index) if read.intraday_sessions else ((), ())
+    return Normaliser(
+        schema=store.schema,
+        scopes=store.scopes,
+        mean=tuple(means),
+        scale=tuple(scales),
+        channels=store.channels if read.intraday_sessions else (),
+        channel_mean=channel_mean,
+        channel_scale=channel_scale,
+        bars=store.bars.shape[1] if read.intraday_sessions else 0,
+        vocabulary={name: _vocabulary(store, index, name) for name in read.categories},
+    )
+
+
+def _channel_terms(store: Prepared, index: NDArray[np.int64]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    moments = np.tile([0.0, 0.0, 0.0, np.inf, -np.inf], (len(store.channels), 1))
+    for start in range(0, len(index), FIT_ROWS):
+        channel_moments(store.bars, index[start : start + FIT_ROWS], moments)
+        store.release()
+    count, total, square, least, greatest = moments.T
+    if not count.any():
+        raise BadInput(
+            "a member with an intraday path has minute bars on its fit rows",
+            f"none on {len(index)} rows",
+            "fetch the minutes of those sessions, or switch the member's intraday path off",
+        )
+    mean = np.where(count > 0, total / np.maximum(count, 1.0), 0.0)
+    variance = np.maximum(square / np.maximum(count, 1.0) - mean * mean, 0.0)
+    scale = np.where(greatest > least, np.sqrt(variance), 0.0)
+    return tuple(mean.astype(np.float32).tolist()), tuple(scale.astype(np.float32).tolist())
+
+
+def _vocabulary(store: Prepared, index: NDArray[np.int64], name: str) -> tuple[str, ...]:
+    if name not in store.categories:
+        raise SchemaError("a member's categories are prepared", name, "name it in the study's members")
+    column = store.categories.index(name)
+    seen = np.unique(store.codes[index, column])
+    return tuple(sorted(store.levels[column][code] for code in seen if code >= 0))
+
+
+def build_inputs(
+    features: pl.DataFrame,
+    standing: pl.DataFrame,
+    normaliser: Normaliser,
+    sessions: Sequence[date],
+    layout: Layout | None = None,
+    paths: pl.DataFrame | None = None,
+) -> Inputs:
+    """Inputs of the eligible rows of `sessions`, reading no more of the tables than their windows.
+
+    A window reaches back over the sessions of `standing`; what lies before the first is missing.
+
+    Parameters
+    ----------
+    features, standing, paths : DataFrame
+        As in `prepared.Part`.
+
+    Raises
+    ------
+    SchemaError
+        Feature columns that are not the normaliser's, named; minutes of another shape.
+    BadInput
+        A session that is not in the tables, or an infinite value.
     """
     require_schema(tuple(c for c in features.columns if c not in KEY), normaliser.schema)
-    axis = eligible["session"].unique().sort()
+    read = layout or Layout()
+    axis = standing["session"].unique().sort()
     kept = axis
     if len(sessions) and min(sessions) in axis:
-        kept = axis[max(0, axis.index_of(min(sessions)) - (window - 1)) :]  # type: ignore[operator]
+        kept = axis[max(0, axis.index_of(min(sessions)) - (read.sessions - 1)) :]  # type: ignore[operator]
         kept = kept.filter(kept <= max(sessions))
     within = pl.col("session").is_in(kept.to_list())
     scopes = dict(zip(normaliser.schema, normaliser.scopes, strict=True))
-    prepared = prepare(features.filter(within).select(*KEY, *normaliser.schema), eligible.filter(within), scopes)
-    return prepared.inputs(normaliser, sessions, window, sequence_features)
-
-
-def _matrix(frame: pl.DataFrame) -> NDArray[np.float32]:
-    """Fortran order: the rank kernel reads column by column."""
-    out = np.empty(frame.shape, np.float32, order="F")
-    for i, series in enumerate(frame.iter_columns()):
-        out[:, i] = series.to_numpy()
-    return out
-
-
-def _session_starts(days: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    """First row of each session in sorted `days`, then the row count."""
-    changes = np.flatnonzero(days[1:] != days[:-1]) + 1
-    first = np.zeros(min(1, len(days)), np.int64)
-    return np.concatenate([first, changes, [len(days)]]).astype(np.int64)
+    bars = normaliser.bars if read.intraday_sessions else 0
+    store = prepare(
+        features.filter(within).select(*KEY, *normaliser.schema),
+        standing.filter(within),
+        scopes,
+        Reads(normaliser.channels, bars, read.categories),
+        paths.filter(within) if paths is not None else None,
+    )
+    return inputs_of(store, normaliser, read, sessions)

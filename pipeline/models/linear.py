@@ -37,7 +37,7 @@ def fit(
     fit_rows, learned = examples.rows("fit"), examples.learned
     heads = [examples.heads[i] for i in learned]
     with threadpool_limits(training.threads):
-        x, targets = examples.inputs.x[fit_rows], examples.targets[fit_rows][:, learned]
+        x, targets = examples.inputs.take(fit_rows).x, examples.targets[fit_rows][:, learned]
         weights = ridge(x, targets, spec.penalty)
         for column, head in enumerate(heads):
             if head.kind == "probability":

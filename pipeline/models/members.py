@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.errors import BadInput
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.examples import SCORED_ROLES, Examples, learnable_heads, roles_of, targets_of
 from pipeline.models.family import Fitted, Objective, Progress, trainer
-from pipeline.models.inputs import Prepared, fit_normaliser
+from pipeline.models.inputs import fit_normaliser, inputs_of
 from pipeline.models.metrics import Metrics, member_metrics
 from pipeline.models.normaliser import Normaliser
+from pipeline.models.prepared import Prepared
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, Card, Scorer, load_member
-from pipeline.models.spec import MemberSpec, TrainingSpec
+from pipeline.models.spec import MemberSpec, MultiPathNetSpec, TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,19 @@ class FittedMember:
     metrics : dict
         Role -> head -> metric -> value.
     curves : DataFrame
-        `epoch`, `loss`, `objective`; empty for families without epochs.
+        `epoch`, `loss`, `tune_loss`, `objective`; empty for families without epochs.
+    checkpoints : dict
+        Name -> bytes of what every epoch would serve.
+    notes : dict
+        Plain facts about the training.
     """
 
     files: dict[str, bytes]
     scores: pl.DataFrame
     metrics: dict[str, dict[str, Metrics]]
     curves: pl.DataFrame
+    checkpoints: dict[str, bytes] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def fit_member(
@@ -72,21 +80,34 @@ def fit_member(
     Raises
     ------
     BadInput
-        No fit rows, an unknown family, or labels that break their head's kind.
+        No fit rows, an unknown family, labels that break their head's kind, or a path without data on the fit rows.
     """
     chosen = trainer(spec.family)
+    spec, lost = _with_paths_that_exist(spec, prepared)
     role, targets = roles_of(prepared, roles), targets_of(prepared, labels, heads)
-    normaliser = fit_normaliser(prepared, role == "fit")
+    normaliser = fit_normaliser(prepared, role == "fit", spec.layout)
     described = learnable_heads(targets[role == "fit"], heads)
-    inputs = prepared.inputs(normaliser, None, spec.window, spec.sequence_features)
-    examples = Examples(inputs, targets, described, role)
+    examples = Examples(inputs_of(prepared, normaliser, spec.layout), targets, described, role)
     fitted = Fitted({})
     if examples.learned.size:
         fitted = chosen.fit(spec, training, examples, workdir=workdir, objective=objective, progress=progress)
-    card = Card(spec.name, spec.family, described, spec.window, spec.sequence_features, training.serving_batch)
+    card = Card(spec.name, spec.family, described, spec.layout, training.serving_batch)
     files = _with_card(fitted, card, normaliser)
     scores, metrics = _served(load_member(files), examples)
-    return FittedMember(files, scores, metrics, fitted.curves)
+    return FittedMember(files, scores, metrics, fitted.curves, fitted.checkpoints, fitted.notes | lost)
+
+
+def _with_paths_that_exist(spec: MemberSpec, prepared: Prepared) -> tuple[MemberSpec, dict[str, str]]:
+    """The member without Path A where the market has no minutes at all, and a note that says so."""
+    if not isinstance(spec, MultiPathNetSpec) or spec.intraday is None or prepared.has_bars:
+        return spec, {}
+    if spec.daily is None and not spec.towers:
+        raise BadInput(
+            f"{spec.name} reads minute bars and nothing else",
+            "the market has no minutes",
+            "switch on its daily path or its towers",
+        )
+    return spec.model_copy(update={"intraday": None}), {"switched_off": "Path A: the market has no minute bars"}
 
 
 def _with_card(fitted: Fitted, card: Card, normaliser: Normaliser) -> dict[str, bytes]:

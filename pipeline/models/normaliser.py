@@ -1,10 +1,12 @@
-"""What the input builder must know beyond a row's own session: the feature schema and the market normaliser."""
+"""What the input builder must remember of a split's fit rows: schema, normalisers, vocabularies. Frozen in bundles."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,12 +18,13 @@ from pipeline.frames import require_columns
 
 KEY = ("session", "instrument")
 SCOPES = ("instrument", "cross_section", "market")
-MARKET_CLIP = np.float32(5.0)
+CLIP = np.float32(5.0)
+UNKNOWN = 0  # the code of a category's value that no fit row had, and of a missing one
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """What the input builder must remember of the fit rows; frozen in the bundle.
+    """Everything that inputs take from the fit rows.
 
     Parameters
     ----------
@@ -32,40 +35,57 @@ class Normaliser:
     mean, scale : tuple of float
         float32 values of the market features, in schema order; a scale of 0 (constant on the fit rows)
         switches the feature off.
+    channels : tuple of str
+        Of a minute bar, in order; empty where the member reads none.
+    channel_mean, channel_scale : tuple of float
+        The same for them.
+    bars : int
+        Bars a session.
+    vocabulary : mapping
+        Category -> its values on the fit rows, sorted; value i has code i + 1, anything else code 0.
     """
 
     schema: tuple[str, ...]
     scopes: tuple[str, ...]
     mean: tuple[float, ...]
     scale: tuple[float, ...]
+    channels: tuple[str, ...] = ()
+    channel_mean: tuple[float, ...] = ()
+    channel_scale: tuple[float, ...] = ()
+    bars: int = 0
+    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def market(self) -> NDArray[np.int64]:
         """Positions of the market features."""
         return np.flatnonzero(np.array(self.scopes) == "market")
 
+    @cached_property
+    def feature_terms(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and scale of every feature for the gathering kernel; a scale of NaN takes a rank as it is."""
+        mean, scale = np.zeros(len(self.schema), np.float32), np.full(len(self.schema), np.nan, np.float32)
+        mean[self.market], scale[self.market] = self.mean, self.scale
+        return mean, scale
+
+    @cached_property
+    def channel_terms(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean and scale of every channel."""
+        return np.array(self.channel_mean, np.float32), np.array(self.channel_scale, np.float32)
+
+    def codes_of(self, category: str, levels: Sequence[str]) -> NDArray[np.int64]:
+        """Codes of a store's levels, and 0 for its missing value, which is its last place (index -1)."""
+        place = {value: code for code, value in enumerate(self.vocabulary[category], start=1)}
+        return np.array([*(place.get(level, UNKNOWN) for level in levels), UNKNOWN], np.int64)
+
     def to_json(self) -> bytes:
         """Canonical JSON; float32 values survive it exactly."""
-        return canonical_json(
-            {"schema": self.schema, "scopes": self.scopes, "mean": self.mean, "scale": self.scale}
-        ).encode()
+        return canonical_json(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Normaliser:
-        raw = json.loads(data)
-        return cls(*(tuple(raw[field]) for field in ("schema", "scopes", "mean", "scale")))
-
-
-def standardise(values: NDArray[np.float32], normaliser: Normaliser) -> NDArray[np.float32]:
-    """Market features in place as (v - mean) / scale in float32, clipped; missing and switched-off ones 0."""
-    for place, column in enumerate(normaliser.market):
-        mean, scale = np.float32(normaliser.mean[place]), np.float32(normaliser.scale[place])
-        if scale == 0.0:
-            values[:, column] = 0.0
-            continue
-        scaled = np.clip((values[:, column] - mean) / scale, -MARKET_CLIP, MARKET_CLIP)
-        values[:, column] = np.nan_to_num(scaled, nan=0.0)
-    return values
+        raw: dict[str, Any] = json.loads(data)
+        lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
+        return cls(**raw | lists | {"vocabulary": {name: tuple(v) for name, v in raw["vocabulary"].items()}})
 
 
 def feature_schema(features: pl.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from pipeline.models.examples import Head
 from pipeline.models.family import Predict
-from pipeline.models.inputs import Inputs
+from pipeline.models.inputs import Inputs, Tensors
 
 PROVIDERS = ("CPUExecutionProvider",)
 THREADS = 1
 FILE = "model.onnx"
+GATHERED = 16  # batches gathered at once: a gathering call costs as much as 64 rows' values
 
 
 def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
@@ -23,28 +24,33 @@ def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Pre
 
 
 def load_graph(model: bytes, batch: int) -> Predict:
-    """A graph of inputs `x` and, if it wants windows, `sequence`, to `heads`.
+    """A graph whose inputs are named as in `Inputs.tensors`, to `heads`.
 
     Every call is padded with zero rows to `batch`: without that 234 of 512 rows differed between batch sizes.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(model, options, providers=list(PROVIDERS))
-    buffers = {node.name: np.zeros((batch, *node.shape[1:]), np.float32) for node in session.get_inputs()}
+    names = [node.name for node in session.get_inputs()]
     width = session.get_outputs()[0].shape[1]
 
     def predict(inputs: Inputs) -> NDArray[np.float32]:
         out = np.empty((len(inputs), width), np.float32)
-        for start in range(0, len(inputs), batch):
-            index = np.arange(start, min(start + batch, len(inputs)))
-            _fill(buffers, inputs, index)
-            out[index] = session.run(None, buffers)[0][: len(index)]
+        for start in range(0, len(inputs), batch * GATHERED):
+            index = np.arange(start, min(start + batch * GATHERED, len(inputs)))
+            tensors = inputs.tensors(index)
+            for first in range(0, len(index), batch):
+                rows = slice(first, min(first + batch, len(index)))
+                fed = {name: _padded(tensors, name, rows, batch) for name in names}
+                out[index[rows]] = session.run(None, fed)[0][: rows.stop - rows.start]
+            inputs.store.release()
         return out
 
     return predict
 
 
-def _fill(buffers: dict[str, NDArray[np.float32]], inputs: Inputs, index: NDArray[np.int64]) -> None:
-    for name, buffer in buffers.items():
-        buffer[: len(index)] = inputs.x[index] if name == "x" else inputs.windows(index)
-        buffer[len(index) :] = 0.0
+def _padded(tensors: Tensors, name: str, rows: slice, batch: int) -> NDArray[np.float32] | NDArray[np.int64]:
+    part = tensors[name][rows]
+    if len(part) == batch:
+        return part
+    return np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])

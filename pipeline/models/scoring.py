@@ -15,12 +15,14 @@ from pipeline.errors import BadInput
 from pipeline.fingerprints import canonical_json
 from pipeline.models.examples import Head
 from pipeline.models.family import Predict, server
-from pipeline.models.inputs import Inputs, Prepared, build_inputs
+from pipeline.models.inputs import Inputs, build_inputs, inputs_of
 from pipeline.models.normaliser import Normaliser
+from pipeline.models.prepared import Prepared
+from pipeline.models.spec import Layout
 
 MEMBER_FILE = "member.json"
 NORMALISER_FILE = "normaliser.json"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,12 @@ class Card:
     name: str
     family: str
     heads: tuple[Head, ...]
-    window: int
-    sequence_features: tuple[str, ...]
+    layout: Layout
     serving_batch: int
     format: int = FORMAT
 
     def to_json(self) -> bytes:
-        return canonical_json(asdict(self)).encode()
+        return canonical_json(asdict(self) | {"layout": self.layout.model_dump(mode="json")}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Card:
@@ -44,7 +45,7 @@ class Card:
         if raw.get("format") != FORMAT:
             raise BadInput(f"a member has format {FORMAT}", raw.get("format"), "refit it with this version")
         heads = tuple(Head(**head) for head in raw.pop("heads"))
-        return cls(**raw | {"heads": heads, "sequence_features": tuple(raw["sequence_features"])})
+        return cls(**raw | {"heads": heads, "layout": Layout.model_validate(raw["layout"])})
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,42 @@ class Scorer:
     @property
     def window(self) -> int:
         """Sessions of features a row needs, its own included."""
-        return self.card.window
+        return self.card.layout.sessions
 
     @property
     def schema(self) -> tuple[str, ...]:
         """Feature columns, in order."""
         return self.normaliser.schema
 
-    def inputs(self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]) -> Inputs:
+    def inputs(
+        self,
+        features: pl.DataFrame,
+        standing: pl.DataFrame,
+        sessions: Sequence[date],
+        paths: pl.DataFrame | None = None,
+    ) -> Inputs:
         """The tensors that `score` reads; their `hashes` are what parity compares."""
-        return build_inputs(features, eligible, self.normaliser, sessions, self.window, self.card.sequence_features)
+        return build_inputs(features, standing, self.normaliser, sessions, self.card.layout, paths)
 
     def prepared_inputs(self, prepared: Prepared, sessions: Sequence[date] | None = None) -> Inputs:
-        """The same tensors from ranks that were prepared once for many splits."""
-        return prepared.inputs(self.normaliser, sessions, self.window, self.card.sequence_features)
+        """The same tensors from a store that was prepared once for many splits."""
+        return inputs_of(prepared, self.normaliser, self.card.layout, sessions)
 
-    def score(self, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]) -> pl.DataFrame:
+    def score(
+        self,
+        features: pl.DataFrame,
+        standing: pl.DataFrame,
+        sessions: Sequence[date],
+        paths: pl.DataFrame | None = None,
+    ) -> pl.DataFrame:
         """Raw scores of the eligible rows of `sessions`: `session`, `instrument`, `<head>_head` Float32.
 
         Parameters
         ----------
-        features, eligible : DataFrame
+        features, standing, paths : DataFrame
             As for `build_inputs`; hold the `window - 1` sessions before the first of `sessions` too.
         """
-        return self.score_inputs(self.inputs(features, eligible, sessions))
+        return self.score_inputs(self.inputs(features, standing, sessions, paths))
 
     def score_inputs(self, inputs: Inputs) -> pl.DataFrame:
         """As `score`, of inputs already built."""

@@ -5,7 +5,7 @@ Not here: how a family fits, and what the arrays of a layout look like (`inputs`
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,8 +46,6 @@ class LinearSpec(Spec):
 
     family: Literal["linear"] = "linear"
     name: str = "linear"
-    window: ClassVar[int] = 1
-    sequence_features: ClassVar[tuple[str, ...]] = ()
     penalty: float = Field(default=1e-3, gt=0)  # per row
 
     @property
@@ -60,8 +58,6 @@ class BoostedSpec(Spec):
 
     family: Literal["boosted"] = "boosted"
     name: str = "boosted"
-    window: ClassVar[int] = 1
-    sequence_features: ClassVar[tuple[str, ...]] = ()
     rounds: int = Field(default=60, ge=1)
     leaves: int = Field(default=31, ge=2)
     learning_rate: float = Field(default=0.08, gt=0)
@@ -202,21 +198,7 @@ class MultiPathNetSpec(Spec):
         return (*self.layout.daily, *towers, *self.execution, *self.regime)
 
 
-class SequenceNetSpec(Spec):
-    """GRU over daily features fused with a cross-section MLP, six heads, trained on whole sessions."""
-
-    family: Literal["sequence_net"] = "sequence_net"
-    name: str = "sequence"
-    hidden: int = Field(default=32, ge=1)
-    window: int = Field(default=20, ge=2)
-    epochs: int = Field(default=3, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    sequence_features: tuple[str, ...]
-
-
-MemberSpec = Annotated[LinearSpec | BoostedSpec | SequenceNetSpec | MultiPathNetSpec, Field(discriminator="family")]
+MemberSpec = Annotated[LinearSpec | BoostedSpec | MultiPathNetSpec, Field(discriminator="family")]
 
 
 class TrainingSpec(Spec):

@@ -1,6 +1,6 @@
-"""The training loop of every net: whole sessions as batches, epochs selected by an objective, resumable.
+"""The training loop of every net: whole sessions as batches, epochs selected on tune rows, resumable, watched.
 
-Architectures live in `nets/`; the losses in `losses`.
+Architectures live in `nets/`; the losses in `losses`; what a batch must be in `batches`.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -21,29 +22,66 @@ import polars as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, SchemaError
+from pipeline.models.batches import Batch, SessionLoader, sessions_of
 from pipeline.models.examples import Examples
 from pipeline.models.family import CURVES, Objective, Progress
-from pipeline.models.inputs import Inputs
-from pipeline.models.losses import session_loss
+from pipeline.models.losses import HeadLosses, UncertaintyWeights, head_losses
 from pipeline.models.metrics import session_rank_ic
+from pipeline.models.nets.served import Served
 from pipeline.models.scoring import with_heads
 
-EVALUATION_ROWS = 4096
 GRADIENT_NORM = 1.0
+TOLD_SECONDS = 5.0  # between lines about a running epoch
+STEPS_TOLD = 0.999  # share of the fit that a running epoch may claim at most
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a net learns, and the seed of its orders and its dropout."""
+class Recipe:
+    """How a net learns; every field shapes the weights.
+
+    Parameters
+    ----------
+    select : str
+        What chooses the epoch on the tune rows: `objective` or `loss`.
+    precision : str
+        As Lightning names it.
+    """
 
     epochs: int
     learning_rate: float
     weight_decay: float
+    rank_loss: str
+    quantile: float
+    uncertainty_weighting: bool
+    select: Literal["objective", "loss"]
+    accelerator: Literal["cpu", "cuda"]
+    precision: str
     seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training; the network holds the chosen epoch's weights.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        `epoch`, `loss` (mean over fit sessions), `tune_loss`, `objective`.
+    epochs : list of dict
+        Weights after each epoch.
+    by_objective, by_loss : int or None
+        The epoch that either rule chooses; None where no epoch has a finite value.
+    chosen : int
+    """
+
+    curves: pl.DataFrame
+    epochs: list[dict[str, Tensor]]
+    by_objective: int | None
+    by_loss: int | None
+    chosen: int
 
 
 @contextmanager
@@ -61,52 +99,56 @@ def replayable(seed: int, threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def tensors(inputs: Inputs, index: NDArray[np.int64]) -> tuple[Tensor, ...]:
-    """What a net reads of some rows: `x`, then the windows when the member has any."""
-    parts = [inputs.x[index]] + ([inputs.windows(index)] if inputs.sequence.size else [])
-    return tuple(torch.from_numpy(part) for part in parts)
+def accelerator_of(device: str) -> Literal["cpu", "cuda"]:
+    """`auto` is a GPU where there is one; asking for one that is not there is an error."""
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise BadInput("device cuda needs a GPU that torch sees", "none", "set training.device to auto or cpu")
+    return "cuda" if found and device != "cpu" else "cpu"
+
+
+def precision_of(asked: str, accelerator: str) -> str:
+    """Lightning's name of the arithmetic. `auto` is bfloat16 on GPUs that have it, float16 on older ones, and float32
+    on a CPU: there bfloat16 took 1.3 times as long (docs/performance.md)."""
+    if asked == "auto":
+        asked = "float32" if accelerator == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[asked]
 
 
 def train(
-    network: nn.Module,
-    serving: nn.Module,
+    served: Served,
     examples: Examples,
     targets: NDArray[np.float32],
-    schedule: Schedule,
+    recipe: Recipe,
     *,
     folder: Path,
     objective: Objective | None,
     progress: Progress,
-) -> pl.DataFrame:
-    """Fit `network` in place and leave it at its best epoch; the folder is gone afterwards.
+) -> Trained:
+    """Fit the network inside `served` in place and leave it at its chosen epoch; the folder is gone afterwards.
 
     A folder left by a killed run continues after its last whole epoch and ends at the same weights.
 
     Parameters
     ----------
-    network, serving : Module
-        The same weights giving raw values (for the loss) and served ones (for the objective).
+    served : Served
+        Gives raw values for the losses and served ones for the objective.
     targets : float32 [n, learned heads]
         In the units of the raw values.
     folder : Path
-        For this very training only: name it by a hash of everything that shapes the result.
-
-    Returns
-    -------
-    DataFrame
-        `epoch`, `loss` (mean over sessions), `objective`.
+        For this very training only: named by a hash of everything that shapes the result. Holds a checkpoint per epoch.
     """
-    selection = EpochSelection(serving, examples, objective or first_head_rank_ic(examples), progress)
-    module = SessionTraining(network, examples, targets, schedule)
-    checkpoint = ModelCheckpoint(folder, filename="epoch", save_top_k=1, enable_version_counter=False)
-    last = folder / "epoch.ckpt"
+    module = SessionTraining(served, examples, targets, recipe, progress)
+    selection = EpochSelection(module, objective or first_head_rank_ic(examples), folder.name, progress)
+    checkpoint = ModelCheckpoint(folder, filename="{epoch:03d}", save_top_k=-1, enable_version_counter=False)
     with _quiet():
         trainer = lightning.Trainer(
-            accelerator="cpu",
+            accelerator=recipe.accelerator,
             devices=1,
-            max_epochs=schedule.epochs,
+            max_epochs=recipe.epochs,
+            precision=recipe.precision,  # type: ignore[arg-type]
             callbacks=[selection, checkpoint],
-            deterministic=True,
+            deterministic=True if recipe.accelerator == "cpu" else "warn",
             gradient_clip_val=GRADIENT_NORM,
             reload_dataloaders_every_n_epochs=1,
             logger=False,
@@ -115,10 +157,24 @@ def train(
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
-        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-    network.load_state_dict(selection.best_weights)
+        trainer.fit(module, ckpt_path=_newest(folder), weights_only=True)
+    served.cpu()
+    weights = [_weights(path) for path in sorted(folder.glob("epoch=*.ckpt"))]
+    found = selection.trained(weights, recipe.select)
+    served.network.load_state_dict(weights[found.chosen])
     shutil.rmtree(folder)
-    return selection.curves
+    return found
+
+
+def _newest(folder: Path) -> Path | None:
+    return max(folder.glob("epoch=*.ckpt"), default=None)
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The network's weights in a checkpoint, on the CPU."""
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "served.network."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def first_head_rank_ic(examples: Examples) -> Objective:
@@ -136,111 +192,137 @@ def first_head_rank_ic(examples: Examples) -> Objective:
     return objective
 
 
-class SessionBatches(Dataset):
-    """One item is one session of fit rows, gathered when asked for."""
-
-    def __init__(self, examples: Examples, targets: NDArray[np.float32]) -> None:
-        fit = examples.rows("fit")
-        cuts = np.flatnonzero(np.diff(examples.inputs.session_index[fit])) + 1
-        self.sessions = np.split(fit, cuts)
-        self.inputs, self.targets = examples.inputs, targets
-
-    def __len__(self) -> int:
-        return len(self.sessions)
-
-    def __getitem__(self, item: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        index = self.sessions[item]
-        return tensors(self.inputs, index), torch.from_numpy(self.targets[index])
-
-
 class SessionTraining(lightning.LightningModule):
     """Lightning's view of a net: losses, optimiser, an order of sessions that depends on the epoch only."""
 
     def __init__(
-        self, network: nn.Module, examples: Examples, targets: NDArray[np.float32], schedule: Schedule
+        self,
+        served: Served,
+        examples: Examples,
+        targets: NDArray[np.float32],
+        recipe: Recipe,
+        progress: Progress,
     ) -> None:
         super().__init__()
-        self.network, self.schedule = network, schedule
+        self.served, self.recipe, self.told = served, recipe, progress
+        self.examples, self.targets = examples, targets
         self.kinds = [examples.heads[i].kind for i in examples.learned]
-        self.batches = SessionBatches(examples, targets)
-        self.losses: list[float] = []
+        self.weights = UncertaintyWeights(self.kinds) if recipe.uncertainty_weighting else None
+        self.sessions = sessions_of(examples, "fit")
+        self.losses: list[Tensor] = []
+        self._last_told = time.perf_counter()
 
-    def train_dataloader(self) -> DataLoader:
-        # A resumed run opens its loader twice: so the order is a list, and the seed that every opening draws
-        # comes from a generator of its own instead of the one that dropout draws from.
-        order = np.random.default_rng(self._epoch_seed()).permutation(len(self.batches)).tolist()
-        return DataLoader(self.batches, batch_size=None, sampler=order, generator=torch.Generator())
+    def train_dataloader(self) -> SessionLoader:
+        order = np.random.default_rng(self._epoch_seed()).permutation(len(self.sessions))
+        return SessionLoader(self.examples, self.targets, [self.sessions[i] for i in order])
 
     def on_train_epoch_start(self) -> None:
         # dropout starts afresh each epoch, so that a resumed run draws what an uninterrupted one would
         torch.manual_seed(self._epoch_seed())
         self.losses = []
 
-    def training_step(self, batch: tuple[tuple[Tensor, ...], Tensor], _: int) -> Tensor:
-        loss = session_loss(self.network(*batch[0]), batch[1], self.kinds)
-        self.losses.append(float(loss.detach()))
-        return loss
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        losses = self.head_losses(self.served.network(*batch.inputs), batch.targets)
+        total = self.weights(losses) if self.weights is not None else losses.values.sum()
+        self.losses.append(losses.values.detach().sum())
+        self._tell(step)
+        return total
+
+    def head_losses(self, raw: Tensor, targets: Tensor) -> HeadLosses:
+        """Of one session."""
+        return head_losses(raw, targets, self.kinds, rank_loss=self.recipe.rank_loss, quantile=self.recipe.quantile)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [{"params": list(self.served.network.parameters())}]
+        if self.weights is not None:
+            groups.append(self.weights.parameter_group())
         return torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self.schedule.learning_rate,
-            weight_decay=self.schedule.weight_decay,
-            fused=True,
+            groups, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
         )
 
+    def _tell(self, step: int) -> None:
+        """A line about a long epoch now and then; asking for the loss waits for the device."""
+        now = time.perf_counter()
+        if now - self._last_told < TOLD_SECONDS:
+            return
+        self._last_told = now
+        epoch, n = int(self.current_epoch), len(self.sessions)
+        share = min((epoch + (step + 1) / n) / self.recipe.epochs, STEPS_TOLD)
+        text = (
+            f"epoch {epoch + 1} of {self.recipe.epochs}, session {step + 1} of {n}: loss {float(self.losses[-1]):.4f}"
+        )
+        self.told(text, share)
+
     def _epoch_seed(self) -> int:
-        return self.schedule.seed * 100_003 + int(self.current_epoch)
+        return self.recipe.seed * 100_003 + int(self.current_epoch)
 
 
 class EpochSelection(Callback):
-    """After each epoch: scores of the tune rows, their objective, and the weights if it is the best so far.
+    """After each epoch: loss and objective of the tune rows. Without tune rows the latest epoch is chosen."""
 
-    Without tune rows, or while no epoch's objective is finite, the latest epoch is kept.
-    """
-
-    def __init__(self, serving: nn.Module, examples: Examples, objective: Objective, progress: Progress) -> None:
-        self.serving, self.examples, self.objective, self.progress = serving, examples, objective, progress
-        self.index = examples.rows("tune")
-        self.best, self.best_weights, self.history = -math.inf, {}, []  # type: ignore[var-annotated]
+    def __init__(self, module: SessionTraining, objective: Objective, identity: str, progress: Progress) -> None:
+        self.module, self.objective, self.identity, self.progress = module, objective, identity, progress
+        self.sessions = sessions_of(module.examples, "tune")
+        self.history: list[tuple[int, float, float | None, float | None]] = []
+        self.resumed, self.started = 0, time.perf_counter()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: SessionTraining) -> None:
-        loss = float(np.mean(pl_module.losses))
+        loss = float(torch.stack(pl_module.losses).mean())
         if not math.isfinite(loss):
-            raise BadInput("a training loss is finite", loss, "lower the learning rate")
-        value = self._evaluate()
-        self.history.append([int(pl_module.current_epoch), loss, value])
-        finite = value if value is not None and math.isfinite(value) else -math.inf
-        if finite > self.best or self.best == -math.inf:
-            self.best = finite
-            self.best_weights = {k: v.clone() for k, v in pl_module.network.state_dict().items()}
-        done = len(self.history)
-        self.progress(f"epoch {done} of {trainer.max_epochs}: loss {loss:.4f}", done / trainer.max_epochs)
+            raise BadInput("a training loss is finite", loss, "lower the learning rate, or train in float32")
+        tune_loss, value = self._evaluate()
+        self.history.append((int(pl_module.current_epoch), loss, tune_loss, value))
+        done, epochs = len(self.history), pl_module.recipe.epochs
+        spent = (time.perf_counter() - self.started) / (done - self.resumed)
+        parts = [f"loss {loss:.4f}"]
+        parts += [f"tune loss {tune_loss:.4f}"] if tune_loss is not None else []
+        parts += [f"objective {value:.4f}"] if value is not None else []
+        left = f", about {spent * (epochs - done):.0f} s left" if done < epochs else ""
+        self.progress(f"epoch {done} of {epochs}: {', '.join(parts)}{left}", done / epochs)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_weights": self.best_weights, "history": self.history}
+        return {"identity": self.identity, "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.history = state_dict["best"], state_dict["history"]
-        self.best_weights = state_dict["best_weights"]
+        if state_dict["identity"] != self.identity:
+            raise SchemaError(
+                "a training resumes from its own checkpoint only",
+                f"{state_dict['identity']}, wanted {self.identity}",
+                "delete the scratch folder; inputs, member or code have changed since",
+            )
+        self.history = [tuple(row) for row in state_dict["history"]]
+        self.resumed, self.started = len(self.history), time.perf_counter()
 
-    @property
-    def curves(self) -> pl.DataFrame:
-        """`epoch`, `loss`, `objective`."""
-        return pl.DataFrame(self.history, schema=CURVES, orient="row")
+    def trained(self, weights: list[dict[str, Tensor]], select: str) -> Trained:
+        """The curves and both choices."""
+        curves = pl.DataFrame(self.history, schema=CURVES, orient="row")
+        by_objective = _best([-v if v is not None else None for v in curves["objective"]])
+        by_loss = _best(curves["tune_loss"].to_list())
+        chosen = by_objective if select == "objective" else by_loss
+        return Trained(curves, weights, by_objective, by_loss, len(weights) - 1 if chosen is None else chosen)
 
-    def _evaluate(self) -> float | None:
-        if not self.index.size:
-            return None
-        self.serving.eval()
-        with torch.no_grad():
-            parts = [
-                self.serving(*tensors(self.examples.inputs, self.index[start : start + EVALUATION_ROWS]))
-                for start in range(0, len(self.index), EVALUATION_ROWS)
-            ]
-        self.serving.train()
-        rows = self.examples.inputs.rows[self.index]
-        return float(self.objective(with_heads(rows, self.examples.heads, torch.cat(parts).numpy())))
+    def _evaluate(self) -> tuple[float | None, float | None]:
+        """Mean tune loss, and the objective of the served tune scores."""
+        if not self.sessions:
+            return None, None
+        module = self.module
+        losses, parts = [], []
+        module.served.eval()
+        with torch.no_grad(), torch.autocast(module.device.type, enabled=False):
+            for batch in SessionLoader(module.examples, module.targets, self.sessions):
+                raw = module.served.network(*(part.to(module.device) for part in batch.inputs))
+                losses.append(module.head_losses(raw, batch.targets.to(module.device)).values.sum())
+                parts.append(module.served.serve(raw).cpu())
+        module.served.train()
+        rows = module.examples.inputs.take(np.concatenate(self.sessions)).rows
+        scores = with_heads(rows, module.examples.heads, torch.cat(parts).numpy())
+        return float(torch.stack(losses).mean()), float(self.objective(scores))
+
+
+def _best(costs: Sequence[float | None]) -> int | None:
+    """The first epoch of the least finite cost."""
+    finite = [(cost, epoch) for epoch, cost in enumerate(costs) if cost is not None and math.isfinite(cost)]
+    return min(finite)[1] if finite else None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pipeline.files import one_writer, sync, write_synced
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.scoring import MEMBER_FILE, Card, Scorer, load_member
+from pipeline.models.spec import Layout
 from pipeline.positions.policy import Policy
 from pipeline.serving.parts import Part, read_parts, require_mean
 
@@ -62,7 +63,21 @@ class Bundle:
     @property
     def window(self) -> int:
         """Sessions of features that scoring one session reads: the largest of the parts' windows."""
-        return max(Card.from_json(self.files[part.file(MEMBER_FILE)]).window for part in self.parts)
+        return max(layout.sessions for layout in self._layouts)
+
+    @property
+    def reads_minutes(self) -> bool:
+        """Whether any part reads minute bars."""
+        return any(layout.intraday_sessions for layout in self._layouts)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Categories that any part embeds."""
+        return tuple(dict.fromkeys(name for layout in self._layouts for name in layout.categories))
+
+    @cached_property
+    def _layouts(self) -> list[Layout]:
+        return [Card.from_json(self.files[part.file(MEMBER_FILE)]).layout for part in self.parts]
 
     @cached_property
     def study(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Inference:
         Panel rows of the session.
     features : DataFrame
         Feature rows of the window, the session's own last.
+    paths : DataFrame
+        Minute channels of the same sessions; empty where no member reads minutes.
     tensors : DataFrame
         `member`, `session`, `hash` of the session's input tensors.
     scores : DataFrame
@@ -43,6 +45,7 @@ class Inference:
 
     panel: pl.DataFrame
     features: pl.DataFrame
+    paths: pl.DataFrame
     tensors: pl.DataFrame
     scores: pl.DataFrame
     predictions: pl.DataFrame
@@ -53,7 +56,7 @@ class Inference:
         return Selection(day, bundle_hash, self.orders.filter(pl.col("session") == day).drop("session"))
 
 
-def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date) -> Inference:
+def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date, paths: pl.DataFrame) -> Inference:
     """Score the eligible names of a session and select.
 
     Parameters
@@ -65,6 +68,8 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
         Panel rows of the same sessions.
     day : date
         The session.
+    paths : DataFrame
+        Minute channels of the same sessions, as `features.path_channels` makes them; may be empty.
 
     Raises
     ------
@@ -77,12 +82,14 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     BadInput
         Fewer eligible names than the policy selects, or none that passes its filters.
     """
-    _require_inputs(bundle, features, panel, day)
+    _require_inputs(bundle, features, panel, paths, day)
     today = canonical(panel.filter(pl.col("session") == day), KEY)
     _require_names(bundle, today)
+    paths = paths if bundle.reads_minutes else paths.clear()
+    standing = [name for name in bundle.categories if name not in features.columns]
     tensors, scores, calibrated = [], [], []
     for name, scorer in bundle.scorers.items():
-        inputs = scorer.inputs(features, panel.select(*KEY, "eligible"), [day])
+        inputs = scorer.inputs(features, panel.select(*KEY, "eligible", *standing), [day], paths)
         raw = canonical(scorer.score_inputs(inputs), KEY)
         tensors.append({"member": name, "session": day, "hash": inputs.hashes()[day.isoformat()]})
         scores.append(raw.insert_column(0, pl.Series("member", [name] * len(raw), pl.String)))
@@ -100,6 +107,7 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     return Inference(
         panel=today,
         features=canonical(features, KEY),
+        paths=canonical(paths, KEY),
         tensors=pl.DataFrame(tensors, schema={"member": pl.String, "session": pl.Date, "hash": pl.String}).sort(
             "member"
         ),
@@ -109,10 +117,12 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     )
 
 
-def _require_inputs(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date) -> None:
+def _require_inputs(
+    bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, paths: pl.DataFrame, day: date
+) -> None:
     require_columns(panel, (*KEY, "eligible", *TAGS), "inference")
     _require_schema(bundle, features)
-    for frame, what in ((panel, "panel"), (features, "features")):
+    for frame, what in ((panel, "panel"), (features, "features"), (paths, "paths")):
         later = frame.filter(pl.col("session") > day)["session"].unique().sort()
         if len(later):
             observed = f"{what} rows of {later[0]} for {day}"

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.errors import BadInput
+from pipeline.features.compute import CHANNELS
 from pipeline.frames import require_unique
 
 # From cause to effect, so that the first difference is where it began.
 KEYS: dict[str, tuple[str, ...]] = {
     "panel": ("session", "instrument"),
     "features": ("session", "instrument"),
+    "paths": ("session", "instrument"),
     "tensors": ("session", "member"),
     "scores": ("session", "member", "instrument"),
     "predictions": ("session", "instrument"),
@@ -23,6 +25,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 BITS = {pl.Float32: pl.UInt32, pl.Float64: pl.UInt64}
 ABSENT = "absent"
+MAY_BE_EMPTY = ("paths",)  # a market without minutes
 
 
 class Difference(NamedTuple):
@@ -107,7 +110,7 @@ class ParityReport:
 
 
 def compare(live: Mapping[str, pl.DataFrame], research: Mapping[str, pl.DataFrame]) -> ParityReport:
-    """Compare the six assets of an inference; equal means equal bits, nulls in the same places, the same rows.
+    """Compare the assets of an inference; equal means equal bits, nulls in the same places, the same rows.
 
     Parameters
     ----------
@@ -124,11 +127,21 @@ def compare(live: Mapping[str, pl.DataFrame], research: Mapping[str, pl.DataFram
     missing = [name for name in KEYS if name not in live or name not in research]
     if missing:
         raise BadInput(f"parity compares {list(KEYS)}", f"absent: {missing}", "materialise inference first")
-    report = ParityReport(tuple(_compare_asset(name, live[name], research[name]) for name in KEYS))
-    empty = [asset.asset for asset in report.assets if not asset.rows]
+    report = ParityReport(tuple(_compare_asset(name, _flat(live[name]), _flat(research[name])) for name in KEYS))
+    empty = [asset.asset for asset in report.assets if not asset.rows and asset.asset not in MAY_BE_EMPTY]
     if empty:
         raise BadInput("parity compares rows", f"no rows on either side: {empty}", "materialise inference first")
     return report
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """Each bar's channels as columns of their own, so that a difference is named like any other."""
+    if "channels" not in frame.columns:
+        return frame
+    width = getattr(frame.schema["channels"], "size", 0)
+    names = [f"{CHANNELS[i % len(CHANNELS)]}_{i // len(CHANNELS):02d}" for i in range(width)]
+    values = frame["channels"].to_numpy().reshape(len(frame), width)
+    return frame.drop("channels").hstack(pl.DataFrame(values, schema=names, orient="row"))
 
 
 def _compare_asset(asset: str, live: pl.DataFrame, research: pl.DataFrame) -> AssetParity:

@@ -31,7 +31,6 @@ from pipeline.stages.research import (
     PIN_FILE,
     average_calibrated,
     head_objective,
-    prepared_inputs,
     read_calibrators,
     read_labels,
     read_policy,
@@ -39,6 +38,7 @@ from pipeline.stages.research import (
     tune_objective,
     weighed,
 )
+from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
 REPLAY_SESSIONS = 20

@@ -116,6 +116,11 @@ class Reader(Protocol):
         """A value shared by the partitions of one run, because every one of them would rebuild it."""
         ...
 
+    def folder(self, name: str, stages: Sequence[str], identity: object, build: Callable[[Path], None]) -> Path:
+        """A scratch folder that `build` fills once for every partition and process: named by the versions of the
+        stages it reads, by `identity` and by the code of the library that makes it."""
+        ...
+
     def progress(self, text: str, done: float) -> None: ...
 
 

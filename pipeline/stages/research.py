@@ -15,16 +15,15 @@ from pipeline.calibration.averaging import average_members
 from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.reliability import reliability_before_after
 from pipeline.calibration.weights import EnsembleWeights, ensemble_weights
-from pipeline.features.plan import plan
 from pipeline.fingerprints import canonical_json
 from pipeline.folds.splits import Folds, make_folds, roles
 from pipeline.frames import AsOf
-from pipeline.models.inputs import Prepared, prepare
 from pipeline.models.members import fit_member
 from pipeline.positions.policy import Policy, choose_policy, select
 from pipeline.reports.figures import curves_figure, folds_figure, reliability_figure
 from pipeline.stages.contract import Reader, Stage, StageResult
 from pipeline.stages.market import ROW
+from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
 PIN_FILE = "pin.json"
@@ -71,12 +70,6 @@ def read_labels(read: Reader) -> pl.DataFrame:
 
 def read_eligible(read: Reader) -> pl.DataFrame:
     return read.once("eligible", lambda: read.table("panel", "panel", columns=[*ROW, "eligible"]))
-
-
-def prepared_inputs(study: Study, read: Reader) -> Prepared:
-    """Cross-sectional ranks of every pinned session: the same for all splits and members."""
-    scopes = {feature.name: feature.scope for feature in plan(study.features).features}
-    return read.once("prepared", lambda: prepare(read.table("features", "features"), read_eligible(read), scopes))
 
 
 def read_market(read: Reader) -> Market:
@@ -128,8 +121,8 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
             "curves": fitted.curves,
         },
         keys={"scores": ROW, "curves": ("epoch",)},
-        files=fitted.files,
-        metadata={"metrics": fitted.metrics},
+        files=fitted.files | {f"checkpoints/{name}": data for name, data in fitted.checkpoints.items()},
+        metadata={"metrics": fitted.metrics, "training": fitted.notes},
         figures={"learning curve": partial(curves_figure, fitted.curves)} if len(fitted.curves) else {},
     )
 

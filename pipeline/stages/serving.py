@@ -22,7 +22,7 @@ from pipeline.stages.market import ROW
 from pipeline.stages.research import PIN_FILE, PINNED
 from pipeline.study import Study
 
-PARITY_TABLES = ("panel", "features", "tensors", "scores", "predictions", "orders")
+PARITY_TABLES = ("panel", "features", "paths", "tensors", "scores", "predictions", "orders")
 
 
 def run_champion(study: Study, read: Reader, _: str) -> StageResult:
@@ -107,6 +107,7 @@ def run_inference(study: Study, read: Reader, session: str) -> StageResult:
         keys={
             "panel": ROW,
             "features": ROW,
+            "paths": ROW,
             "tensors": ("member", "session"),
             "scores": ("member", *ROW),
             "predictions": ROW,
@@ -130,13 +131,14 @@ def _infer(study: Study, read: Reader, bundle: Bundle, day: date) -> Inference:
     inside = pl.col("session").is_in(pl.Series(sessions).implode())
     features = read.table("features", "features", partitions=part).filter(inside)
     panel = read.table("panel", "panel", partitions=part).filter(inside)
+    paths = read.table("features", "paths", partitions=part).filter(inside)
     if features.filter(pl.col("session") == day).is_empty():
         raise BadInput(
             "a session's features exist before it is scored",
             day.isoformat(),
             "materialise panel and features first",
         )
-    return infer(bundle, features, panel, day)
+    return infer(bundle, features, panel, day, paths)
 
 
 def run_parity(study: Study, read: Reader, session: str) -> StageResult:

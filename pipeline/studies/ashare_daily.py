@@ -8,7 +8,15 @@ from pipeline.calibration.spec import CalibrationSpec
 from pipeline.folds.spec import FoldSpec
 from pipeline.gates.spec import GateSpec, PromotionSpec
 from pipeline.labels.spec import HeadSpec, LabelSpec
-from pipeline.models.spec import BoostedSpec, LinearSpec, SequenceNetSpec, TrainingSpec
+from pipeline.models.spec import (
+    BoostedSpec,
+    DailyPathSpec,
+    IntradayPathSpec,
+    LinearSpec,
+    MultiPathNetSpec,
+    TowerSpec,
+    TrainingSpec,
+)
 from pipeline.positions.spec import PolicySpec
 from pipeline.study import Study
 
@@ -50,10 +58,43 @@ STUDY = Study(
     members=(
         LinearSpec(),
         BoostedSpec(),
-        SequenceNetSpec(sequence_features=(
-            "KMID", "KLEN", "KSFT", "ROC5", "ROC10", "ROC20", "MA5", "STD5", "RSV5", "CORR5", "VMA5", "VSTD5",
-            "WVMA5", "SUMP5", "VSUMP5", "OPEN0",
-        )),
+        MultiPathNetSpec(
+            intraday=IntradayPathSpec(sessions=3, kernels=(3, 9), width=8),
+            daily=DailyPathSpec(window=20, features=(
+                "return_1", "overnight_return_1", "intraday_return_1", "KLEN", "KSFT", "KUP2", "ROC5", "ROC10", "ROC20",
+                "MA5", "STD5", "RSV5", "RSV20", "CORR5", "VMA5", "VSTD5", "WVMA5", "amount_expansion_5", "turnover_5",
+                "max_drawdown_20", "limit_up_closes_5", "limit_up_touches_5", "limit_down_closes_5", "late_reversal",
+            )),
+            towers=(
+                TowerSpec(name="accumulation", features=(
+                    "flow_small_1", "flow_small_5", "flow_small_20", "flow_medium_1", "flow_medium_5", "flow_medium_20",
+                    "flow_large_1", "flow_large_5", "flow_large_20", "flow_extra_large_1", "flow_extra_large_5",
+                    "flow_extra_large_20", "amount_expansion_5", "turnover_5", "turnover_20",
+                )),
+                TowerSpec(name="event", categories=(
+                    "limit_up_streak_10", "limit_up_closes_5", "limit_up_touches_1", "limit_down_closes_5",
+                    "limit_down_touches_1", "suspended_sessions_20",
+                )),
+                TowerSpec(name="quality", features=(
+                    "amihud_20", "amount_percentile", "turnover_percentile", "bars_60", "suspended_sessions_60",
+                    "pe_ttm_missing", "pb_missing", "ps_ttm_missing", "turnover_missing", "flow_gross_missing",
+                ), categories=("liquidity_bucket",)),
+                TowerSpec(name="context", features=(
+                    "market_cap_percentile", "float_cap_percentile", "listing_age_log", "listed_under_60",
+                    "listed_under_250", "market_return_5", "breadth_5", "style_size_5", "market_turnover",
+                    "risk_appetite",
+                ), categories=("board", "industry", "size_bucket")),
+            ),
+            execution=(
+                "amount_percentile", "amihud_20", "limit_up_closes_1", "limit_down_closes_1", "limit_up_touches_1",
+                "limit_down_touches_1", "day_close_location", "last_return", "suspended_sessions_20",
+            ),
+            regime=(
+                "market_return_1", "market_return_5", "market_return_20", "market_return_60", "market_volatility_20",
+                "breadth_1", "breadth_5", "dispersion_1", "dispersion_5", "style_size_1", "style_size_5",
+                "style_size_20", "market_turnover", "limit_up_share", "limit_down_share", "risk_appetite",
+            ),
+        ),
     ),
     training=TrainingSpec(seed=7, threads=1, serving_batch=64),
     calibration=CalibrationSpec(),

@@ -15,7 +15,6 @@ import pytest
 from assets.definitions import build_definitions
 from pipeline.folds.spec import FoldSpec
 from pipeline.folds.splits import make_folds
-from pipeline.models.inputs import prepare
 from pipeline.models.members import fit_member
 from pipeline.studies import STUDIES
 from resources.environments import Settings, create_environment
@@ -93,8 +92,7 @@ def _joined(rows: pl.DataFrame, separator: str) -> dict[str, str]:
 def test_a_tiny_nets_loss_curve(tmp_path: Path) -> None:
     """Pins a change of the net, its inputs, its losses or its seeds that was not meant to change any result."""
     market, net = small_market(), MEMBERS[2]
-    prepared = prepare(market.features, market.eligible, market.scopes)
-    curves = fit_member(net, TRAINING, HEADS, prepared, market.labels, market.roles, workdir=tmp_path).curves
+    curves = fit_member(net, TRAINING, HEADS, market.prepared, market.labels, market.roles, workdir=tmp_path).curves
     made = {"loss": curves["loss"].to_list()}
     assert len(made["loss"]) == 3
     assert made["loss"] == pytest.approx(golden("tiny_net_loss.json", made)["loss"], abs=1e-6)

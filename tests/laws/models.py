@@ -9,13 +9,12 @@ import numpy as np
 import polars as pl
 
 from pipeline.models.inputs import Inputs
+from pipeline.models.prepared import Part
 from pipeline.models.scoring import Scorer
 
 
 def _same(whole: pl.DataFrame, part: pl.DataFrame, what: str, scorer: Scorer) -> None:
-    joined = part.join(
-        whole, on=["session", "instrument"], how="left", suffix="_whole", maintain_order="left"
-    )
+    joined = part.join(whole, on=["session", "instrument"], how="left", suffix="_whole", maintain_order="left")
     for head in scorer.card.heads:
         column = f"{head.name}_head"
         a = joined[column].to_numpy().view(np.uint32)
@@ -29,16 +28,14 @@ def _same(whole: pl.DataFrame, part: pl.DataFrame, what: str, scorer: Scorer) ->
             )
 
 
-def check_scores_do_not_depend_on_other_sessions(
-    scorer: Scorer, features: pl.DataFrame, eligible: pl.DataFrame, sessions: Sequence[date]
-) -> None:
+def check_scores_do_not_depend_on_other_sessions(scorer: Scorer, tables: Part, sessions: Sequence[date]) -> None:
     """Each session scored alone, from no more than its window, gives the bits of the whole run."""
-    whole = scorer.score(features, eligible, sessions)
-    axis = eligible["session"].unique().sort().to_list()
+    whole = _score(scorer, tables, sessions)
+    axis = tables.standing["session"].unique().sort().to_list()
     for day in sessions:
         at = axis.index(day)
         window = pl.col("session").is_in(axis[max(0, at - scorer.window + 1) : at + 1])
-        alone = scorer.score(features.filter(window), eligible.filter(window), [day])
+        alone = _score(scorer, Part(*(frame.filter(window) for frame in tables)), [day])
         _same(whole.filter(session=day), alone, "scoring the session alone", scorer)
 
 
@@ -51,18 +48,23 @@ def check_scores_do_not_depend_on_the_batch(scorer: Scorer, inputs: Inputs, seed
         _same(whole, scorer.score_inputs(inputs.take(index)), f"a batch of {size} shuffled rows", scorer)
 
 
-def check_scores_do_not_see_the_future(
-    scorer: Scorer, features: pl.DataFrame, eligible: pl.DataFrame, day: date
-) -> None:
+def check_scores_do_not_see_the_future(scorer: Scorer, tables: Part, day: date) -> None:
     """Everything after `day` replaced: its scores keep their bits."""
     later = pl.col("session") > day
-    measured = [c for c, t in features.schema.items() if t == pl.Float32]
-    spoilt = features.with_columns(
+    measured = [c for c, t in tables.features.schema.items() if t == pl.Float32]
+    spoilt = tables.features.with_columns(
         pl.when(later).then(9.0).otherwise(pl.col(c)).cast(pl.Float32).alias(c) for c in measured
     )
-    closed = eligible.with_columns(eligible=pl.col("eligible") & ~later)
-    whole = scorer.score(features, eligible, eligible["session"].unique().to_list())
-    _same(whole, scorer.score(spoilt, closed, [day]), "a changed future", scorer)
+    closed = tables.standing.with_columns(eligible=pl.col("eligible") & ~later)
+    bars = tables.paths["channels"].to_numpy().copy()
+    bars[(tables.paths["session"] > day).to_numpy()] = 9.0
+    paths = tables.paths.with_columns(channels=pl.Series(bars, dtype=tables.paths.schema["channels"]))
+    whole = _score(scorer, tables, tables.standing["session"].unique().to_list())
+    _same(whole, _score(scorer, Part(spoilt, closed, paths), [day]), "a changed future", scorer)
+
+
+def _score(scorer: Scorer, tables: Part, sessions: Sequence[date]) -> pl.DataFrame:
+    return scorer.score(tables.features, tables.standing, sessions, tables.paths)
 
 
 def check_probabilities_are_open(scorer: Scorer, scores: pl.DataFrame) -> None:

@@ -1,15 +1,27 @@
-"""A market small enough to fit every family on in seconds, with a planted signal, gaps and null labels."""
+"""A market small enough to fit every family on in seconds: a planted signal, gaps, null labels, minutes, categories."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import cached_property
 
 import numpy as np
 import polars as pl
 
+from pipeline.features.compute import CHANNELS
 from pipeline.labels.spec import HeadSpec
-from pipeline.models.spec import BoostedSpec, LinearSpec, MemberSpec, SequenceNetSpec, TrainingSpec
+from pipeline.models.prepared import Part, Prepared, Reads, prepare
+from pipeline.models.spec import (
+    BoostedSpec,
+    DailyPathSpec,
+    IntradayPathSpec,
+    LinearSpec,
+    MemberSpec,
+    MultiPathNetSpec,
+    TowerSpec,
+    TrainingSpec,
+)
 
 KEY = ["session", "instrument"]
 HEADS = (
@@ -21,22 +33,45 @@ HEADS = (
 MEMBERS: tuple[MemberSpec, ...] = (
     LinearSpec(),
     BoostedSpec(rounds=5, leaves=7, min_rows_in_leaf=20),
-    SequenceNetSpec(hidden=8, window=4, epochs=3, sequence_features=("f0", "market")),
+    MultiPathNetSpec(
+        intraday=IntradayPathSpec(sessions=2, kernels=(3,), width=4),
+        daily=DailyPathSpec(window=4, features=("f0", "market")),
+        towers=(
+            TowerSpec(name="context", features=("f1",), categories=("board",)),
+            TowerSpec(name="event", categories=("f3",)),
+        ),
+        execution=("f2",),
+        regime=("market",),
+        hidden=8,
+        epochs=3,
+        learning_rate=1e-2,
+    ),
 )
+BARS = 8
+READS = Reads(CHANNELS, BARS, ("board", "f3"))
 TRAINING = TrainingSpec(threads=1)
 
 
 @dataclass(frozen=True)
 class SmallMarket:
     features: pl.DataFrame
-    eligible: pl.DataFrame
+    eligible: pl.DataFrame  # and each name's board
     labels: pl.DataFrame
     roles: pl.DataFrame
     scopes: dict[str, str]
+    paths: pl.DataFrame
 
     @property
     def days(self) -> list[date]:
         return self.eligible["session"].unique().sort().to_list()
+
+    @property
+    def tables(self) -> Part:
+        return Part(self.features, self.eligible, self.paths)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        return prepare(self.features, self.eligible, self.scopes, READS, self.paths)
 
 
 def small_market(sessions: int = 40, names: int = 30, seed: int = 3) -> SmallMarket:
@@ -72,6 +107,14 @@ def small_market(sessions: int = 40, names: int = 30, seed: int = 3) -> SmallMar
     edges = {"fit": 0.55, "purged": 0.6, "tune": 0.75, "test": 1.0}
     role = [next(r for r, edge in edges.items() if i < edge * sessions) for i in range(sessions)]
     roles = keys.join(pl.DataFrame({"session": days, "role": role}), on="session", maintain_order="left")
-    eligible = keys.with_columns(eligible=pl.Series(draw.random(n) > 0.1))
+    eligible = keys.with_columns(
+        eligible=pl.Series(draw.random(n) > 0.1),
+        board=pl.Series(np.array(["main", "star", "bse"])[np.arange(n) % names % 3]),
+    )
+    bars = draw.standard_normal((n, BARS, len(CHANNELS))).astype(np.float32)
+    bars[draw.random((n, BARS)) < 0.1] = np.nan
+    bars[draw.random(n) < 0.05] = np.nan  # a day without any bar
+    sold = draw.random(n) > 0.05  # a day that the vendor lacks
+    paths = keys.with_columns(channels=pl.Series(bars.reshape(n, -1), dtype=pl.Array(pl.Float32, bars[0].size)))
     scopes = {f"f{i}": "instrument" for i in range(6)} | {"f5": "cross_section", "market": "market"}
-    return SmallMarket(features, eligible, labels, roles, scopes)
+    return SmallMarket(features, eligible, labels, roles, scopes, paths.filter(pl.Series(sold)))

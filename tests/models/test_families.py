@@ -17,23 +17,25 @@ from pipeline.errors import BadInput
 from pipeline.models.boosted import _parameters
 from pipeline.models.examples import Examples, learnable_heads, roles_of, targets_of
 from pipeline.models.export import network_graph
-from pipeline.models.inputs import fit_normaliser, prepare
+from pipeline.models.inputs import fit_normaliser, inputs_of
 from pipeline.models.linear import _to_logit, ridge
-from pipeline.models.losses import ic_loss, session_loss
 from pipeline.models.members import fit_member
 from pipeline.models.metrics import _auc, session_rank_ic
-from pipeline.models.nets.sequence import SequenceNet, Served
+from pipeline.models.nets.fitting import network_of
+from pipeline.models.nets.served import Served
 from pipeline.models.onnx_runtime import load_graph
+from pipeline.models.spec import Layout
 from tests.models.small_market import HEADS, MEMBERS, TRAINING, small_market
 
 LINEAR, BOOSTED, NET = MEMBERS
 MARKET = small_market()
-PREPARED = prepare(MARKET.features, MARKET.eligible, MARKET.scopes)
+PREPARED = MARKET.prepared
 
 
-def examples(window: int = 1, sequence: tuple[str, ...] = ()) -> Examples:
+def examples(layout: Layout | None = None) -> Examples:
     role, targets = roles_of(PREPARED, MARKET.roles), targets_of(PREPARED, MARKET.labels, HEADS)
-    inputs = PREPARED.inputs(fit_normaliser(PREPARED, role == "fit"), None, window, sequence)
+    read = layout or Layout()
+    inputs = inputs_of(PREPARED, fit_normaliser(PREPARED, role == "fit", read), read)
     return Examples(inputs, targets, learnable_heads(targets[role == "fit"], HEADS), role)
 
 
@@ -130,22 +132,23 @@ def test_boosted_scores_do_not_depend_on_threads(tmp_path: Path) -> None:
 
 
 def test_exported_net_equals_torch_within_tolerance() -> None:
-    """Pins an export that drops a gate, an activation or the unit of a regression head."""
+    """Pins an export that drops a gate, a path or the unit of a regression head."""
     torch.manual_seed(0)
-    ex = examples(4, ("f0", "market"))
-    network = SequenceNet(7, 3, 4, 8, 0.5)
+    ex = examples(NET.layout)
+    network = network_of(NET, ex)
     served = Served(
         network,
         [False, True, True, False],
         np.array([0, 0, 0, 0.2], np.float32),
         np.array([1, 1, 1, 3], np.float32),
     )
-    graph = network_graph(served, (torch.zeros(64, 7), torch.zeros(64, 4, 3)), ("x", "sequence"))
-    everything = np.arange(len(ex.inputs))
+    found = ex.inputs.tensors(np.arange(len(ex.inputs)))
+    example = tuple(torch.zeros(64, *part.shape[1:], dtype=torch.from_numpy(part).dtype) for part in found.values())
+    graph = network_graph(served, example, tuple(found))
     with torch.no_grad():
-        x, sequence = torch.from_numpy(ex.inputs.x), torch.from_numpy(ex.inputs.windows(everything))
-        expected = served.eval()(x, sequence).numpy()
-        raw = network(x, sequence).numpy()
+        tensors = tuple(torch.from_numpy(part) for part in found.values())
+        expected = served.eval()(*tensors).numpy()
+        raw = network(*tensors).numpy()
     np.testing.assert_allclose(load_graph(graph, 64)(ex.inputs), expected, atol=1e-5)
     np.testing.assert_allclose(expected[:, 3], raw[:, 3] * 3 + 0.2, rtol=1e-5)
     np.testing.assert_allclose(expected[:, 1], 1 / (1 + np.exp(-raw[:, 1])), atol=1e-6)
@@ -160,32 +163,6 @@ def test_graphs_hold_no_paths_and_no_outside_data(tmp_path: Path) -> None:
         model = onnx.load_from_string(data)
         assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == TRAINING.serving_batch
-
-
-def test_ic_loss_is_one_minus_pearson() -> None:
-    """Pins the sign and the scale of the rank heads' loss, and a NaN on flat scores."""
-    a, b = torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0.1, 0.4, 0.2, 0.9])
-    assert float(ic_loss(a, b)) == pytest.approx(1 - np.corrcoef(a, b)[0, 1], abs=1e-6)
-    assert float(ic_loss(10 * a - 3, a)) == pytest.approx(0.0, abs=1e-6)
-    flat = torch.zeros(4, requires_grad=True)
-    ic_loss(flat, b).backward()
-    assert torch.isfinite(flat.grad).all()
-
-
-def test_session_loss_masks_heads() -> None:
-    """Pins a head without truth that moves the weights, and NaN targets that poison the sum."""
-    raw = torch.randn(5, 3, requires_grad=True)
-    nan = float("nan")
-    target = torch.tensor([[nan, 1.0, nan]] + [[nan, 0.0, nan]] * 3 + [[nan, nan, 2.0]])
-    loss = session_loss(raw, target, ("rank", "probability", "regression"))
-    loss.backward()
-    probability = torch.nn.functional.binary_cross_entropy_with_logits(raw[:4, 1], target[:4, 1])
-    assert loss.item() == pytest.approx((probability + torch.nn.functional.huber_loss(raw[4, 2], target[4, 2])).item())
-    assert not raw.grad[:, 0].any()
-    assert float(raw.grad[4, 1]) == 0.0
-    nothing = torch.zeros(5, 3, requires_grad=True)
-    session_loss(nothing, torch.full((5, 3), nan), ("rank", "probability", "regression")).backward()
-    assert not nothing.grad.any()
 
 
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
@@ -204,6 +181,21 @@ def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     for column in tune.columns[2:]:
         np.testing.assert_allclose(seen[1][column].to_numpy(), tune[column].to_numpy(), atol=1e-5)
     assert not np.allclose(seen[2]["rank_head"], tune["rank_head"], atol=1e-3)
+    losses = best.curves["tune_loss"].to_list()
+    assert best.notes["epoch_by_objective"] == best.notes["epoch"] == 1
+    assert best.notes["epoch_by_loss"] == losses.index(min(losses))
+    assert best.files["model.onnx"] == best.checkpoints["epoch_001.onnx"]
+    assert len(best.checkpoints) == 3
+
+
+def test_the_epoch_of_least_tune_loss_is_kept_where_the_study_says_so(tmp_path: Path) -> None:
+    """Pins a rule that is reported and not followed."""
+    values = iter([1.0, 3.0, 2.0])
+    member = fit(NET.model_copy(update={"select": "loss"}), tmp_path, objective=lambda scores: next(values))
+    by_loss = member.notes["epoch_by_loss"]
+    assert member.notes["epoch"] == by_loss
+    assert member.notes["epoch_by_objective"] == 1
+    assert member.files["model.onnx"] == member.checkpoints[f"epoch_{by_loss:03d}.onnx"]
 
 
 def test_an_objective_that_is_never_finite_keeps_the_last_epoch(tmp_path: Path) -> None:

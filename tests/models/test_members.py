@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +15,8 @@ import pytest
 from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.family import FAMILIES, server
-from pipeline.models.inputs import Prepared, prepare
 from pipeline.models.members import FittedMember, fit_member
+from pipeline.models.prepared import Prepared, prepare
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, load_member
 from pipeline.models.spec import LinearSpec, MemberSpec
 from tests.laws.models import (
@@ -25,10 +25,10 @@ from tests.laws.models import (
     check_scores_do_not_depend_on_the_batch,
     check_scores_do_not_see_the_future,
 )
-from tests.models.small_market import HEADS, MEMBERS, TRAINING, SmallMarket, small_market
+from tests.models.small_market import HEADS, MEMBERS, READS, TRAINING, SmallMarket, small_market
 
 MARKET = small_market()
-PREPARED = prepare(MARKET.features, MARKET.eligible, MARKET.scopes)
+PREPARED = MARKET.prepared
 every_member = pytest.mark.parametrize("spec", MEMBERS, ids=lambda spec: spec.name)
 
 
@@ -55,7 +55,7 @@ def test_every_family_is_tested() -> None:
 def test_scores_do_not_depend_on_other_sessions(spec: MemberSpec) -> None:
     """Pins live scores (one session, its window only) that differ from research's in a bit."""
     days = [MARKET.days[i] for i in (0, 20, 39)]
-    check_scores_do_not_depend_on_other_sessions(load_member(of(spec).files), MARKET.features, MARKET.eligible, days)
+    check_scores_do_not_depend_on_other_sessions(load_member(of(spec).files), MARKET.tables, days)
 
 
 @every_member
@@ -68,7 +68,7 @@ def test_scores_do_not_depend_on_the_batch(spec: MemberSpec) -> None:
 @every_member
 def test_scores_do_not_see_the_future(spec: MemberSpec) -> None:
     """Pins a window, rank or normaliser that reaches beyond the decision."""
-    check_scores_do_not_see_the_future(load_member(of(spec).files), MARKET.features, MARKET.eligible, MARKET.days[25])
+    check_scores_do_not_see_the_future(load_member(of(spec).files), MARKET.tables, MARKET.days[25])
 
 
 @every_member
@@ -77,7 +77,7 @@ def test_scores_come_from_the_serving_form(spec: MemberSpec) -> None:
     member = of(spec)
     scorer = load_member(member.files)
     days = MARKET.roles.filter(pl.col("role").is_in(["tune", "test"]))["session"].unique().to_list()
-    served = scorer.score(MARKET.features, MARKET.eligible, days)
+    served = scorer.score(MARKET.features, MARKET.eligible, days, MARKET.paths)
     assert member.scores.drop("role").equals(served)
     assert member.scores.columns[:3] == ["session", "instrument", "role"]
     assert set(member.scores["role"]) == {"tune", "test"}
@@ -99,8 +99,11 @@ def test_test_and_purged_rows_leave_no_trace(spec: MemberSpec) -> None:
         pl.when(test).then(-3 * pl.col(c)).otherwise(pl.col(c)).alias(c)
         for c in (*[f"f{i}" for i in range(6)], "market")
     )
-    spoilt = SmallMarket(features, MARKET.eligible, labels, MARKET.roles, MARKET.scopes)
-    again = fit(spec, spoilt, prepare(features, MARKET.eligible, MARKET.scopes))
+    bars = MARKET.paths["channels"].to_numpy().copy()
+    bars[(MARKET.paths["session"] >= MARKET.days[31]).to_numpy()] = -3.0
+    paths = MARKET.paths.with_columns(channels=pl.Series(bars, dtype=MARKET.paths.schema["channels"]))
+    spoilt = replace(MARKET, features=features, labels=labels, paths=paths)
+    again = fit(spec, spoilt, spoilt.prepared)
     assert again.files == of(spec).files
 
 
@@ -119,7 +122,7 @@ def test_one_class_and_absent_heads_are_constants_and_say_so(spec: MemberSpec) -
     """Pins a crash, or a made-up model, where there is nothing to learn; the other heads must not notice."""
     heads = (*HEADS, HeadSpec(name="never", kind="probability"), HeadSpec(name="unknown", kind="rank"))
     labels = MARKET.labels.with_columns(never=pl.lit(0.0, pl.Float32), unknown=pl.lit(None, pl.Float32))
-    market = SmallMarket(MARKET.features, MARKET.eligible, labels, MARKET.roles, MARKET.scopes)
+    market = replace(MARKET, labels=labels)
     member = fit(spec, market, heads=heads)
     assert member.scores["never_head"].unique().to_list() == [np.float32(1e-6)]
     assert member.scores["unknown_head"].unique().to_list() == [0.0]
@@ -132,7 +135,7 @@ def test_one_class_and_absent_heads_are_constants_and_say_so(spec: MemberSpec) -
 def test_nothing_to_learn_at_all(spec: MemberSpec) -> None:
     """Pins an empty model file where every head is constant."""
     labels = MARKET.labels.with_columns(pl.lit(1.0, pl.Float32).alias("q"))
-    market = SmallMarket(MARKET.features, MARKET.eligible, labels, MARKET.roles, MARKET.scopes)
+    market = replace(MARKET, labels=labels)
     member = fit(spec, market, heads=(HEADS[1],))
     assert set(member.files) == {MEMBER_FILE, NORMALISER_FILE}
     assert member.scores["q_head"].unique().to_list() == [np.float32(1 - 1e-6)]
@@ -150,28 +153,31 @@ def test_thin_sessions_dead_features_and_empty_sessions(spec: MemberSpec) -> Non
         .otherwise("eligible")
     )
     features = MARKET.features.with_columns(pl.lit(None, pl.Float32).alias("f4"), pl.lit(1.0, pl.Float32).alias("f5"))
-    market = SmallMarket(features, eligible, MARKET.labels, MARKET.roles, MARKET.scopes)
-    member = fit(spec, market, prepare(features, eligible, MARKET.scopes))
+    market = replace(MARKET, features=features, eligible=eligible)
+    member = fit(spec, market, market.prepared)
     assert member.metrics["test"]["rank"]["rank_ic"] > 0.3
-    assert load_member(member.files).score(features, eligible, [MARKET.days[6]]).is_empty()
+    assert load_member(member.files).score(features, eligible, [MARKET.days[6]], MARKET.paths).is_empty()
 
 
 def test_without_tune_or_test_rows() -> None:
     """Pins the production refit, where every known row is fitted on."""
     roles = MARKET.roles.with_columns(role=pl.lit("fit"))
-    market = SmallMarket(MARKET.features, MARKET.eligible, MARKET.labels, roles, MARKET.scopes)
+    market = replace(MARKET, roles=roles)
     for spec in MEMBERS:
         member = fit(spec, market)
         assert member.scores.is_empty()
         assert member.metrics == {}
-        assert load_member(member.files).score(MARKET.features, MARKET.eligible, MARKET.days[-1:]).height > 20
+        assert (
+            load_member(member.files).score(MARKET.features, MARKET.eligible, MARKET.days[-1:], MARKET.paths).height
+            > 20
+        )
 
 
 def test_bad_members_are_refused() -> None:
     """Pins training on nothing, doubled or odd labels, unknown families and torn artifacts."""
 
     def with_(labels=MARKET.labels, roles=MARKET.roles) -> SmallMarket:
-        return SmallMarket(MARKET.features, MARKET.eligible, labels, roles, MARKET.scopes)
+        return replace(MARKET, labels=labels, roles=roles)
 
     with pytest.raises(BadInput, match="eligible fit rows"):
         fit(MEMBERS[0], with_(roles=MARKET.roles.with_columns(role=pl.lit("test"))))
@@ -201,7 +207,9 @@ def test_scoring_with_other_columns_is_refused() -> None:
         scorer.score(MARKET.features.rename({"f1": "extra"}), MARKET.eligible, MARKET.days[:1])
     reordered = MARKET.features.select("session", "instrument", *reversed(MARKET.scopes))
     days = MARKET.days[30:32]
-    assert scorer.score(reordered, MARKET.eligible, days).equals(scorer.score(MARKET.features, MARKET.eligible, days))
+    assert scorer.score(reordered, MARKET.eligible, days).equals(
+        scorer.score(MARKET.features, MARKET.eligible, days, MARKET.paths)
+    )
 
 
 @dataclass
@@ -220,10 +228,40 @@ def test_the_laws_can_fail() -> None:
     good = load_member(of(MEMBERS[0]).files)
     bad = type(good)(good.card, good.normaliser, Shift())
     with pytest.raises(AssertionError, match="scoring the session alone changes rank_head"):
-        check_scores_do_not_depend_on_other_sessions(bad, MARKET.features, MARKET.eligible, MARKET.days[:2])
+        check_scores_do_not_depend_on_other_sessions(bad, MARKET.tables, MARKET.days[:2])
     with pytest.raises(AssertionError, match="shuffled rows changes rank_head"):
         check_scores_do_not_depend_on_the_batch(bad, bad.prepared_inputs(PREPARED))
     with pytest.raises(AssertionError, match="a changed future"):
-        check_scores_do_not_see_the_future(bad, MARKET.features, MARKET.eligible, MARKET.days[3])
+        check_scores_do_not_see_the_future(bad, MARKET.tables, MARKET.days[3])
     with pytest.raises(AssertionError, match="q spans"):
-        check_probabilities_are_open(good, bad.score(MARKET.features, MARKET.eligible, MARKET.days[:1]))
+        check_probabilities_are_open(good, bad.score(MARKET.features, MARKET.eligible, MARKET.days[:1], MARKET.paths))
+
+
+NET = MEMBERS[2]
+
+
+def test_a_market_without_minutes_switches_path_a_off_and_says_so() -> None:
+    """Pins a run that stops, or trains on invented bars, where the vendor sells no minutes."""
+    daily_only = prepare(MARKET.features, MARKET.eligible, MARKET.scopes, READS._replace(bars=0))
+    member = fit(NET, MARKET, daily_only)
+    assert member.notes["switched_off"] == "Path A: the market has no minute bars"
+    assert member.notes["paths"] == ["B", "C", "FiLM"]
+    scorer = load_member(member.files)
+    assert scorer.card.layout.intraday_sessions == 0
+    assert member.metrics["test"]["rank"]["rank_ic"] > 0.3
+    bars_only = NET.model_copy(update={"daily": None, "towers": ()})
+    with pytest.raises(BadInput, match="minute bars and nothing else"):
+        fit(bars_only, MARKET, daily_only)
+
+
+def test_every_path_trains_alone() -> None:
+    """Pins a block that works only beside the others: each is a configuration that a study may choose."""
+    alone = {
+        "A": {"daily": None, "towers": (), "execution": (), "film": ()},
+        "B": {"intraday": None, "towers": (), "execution": (), "film": ()},
+        "C": {"intraday": None, "daily": None, "execution": (), "film": ()},
+    }
+    for name, off in alone.items():
+        member = fit(NET.model_copy(update=off | {"epochs": 1}))
+        assert member.notes["paths"] == [name]
+        assert load_member(member.files).score(*MARKET.tables[:2], MARKET.days[-1:], MARKET.paths).height > 20

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import SchemaError
 from pipeline.models.examples import Examples, learnable_heads, roles_of, targets_of
-from pipeline.models.inputs import fit_normaliser, prepare
+from pipeline.models.inputs import fit_normaliser, inputs_of
 from pipeline.models.members import FittedMember, fit_member
-from pipeline.models.nets.sequence import _identity
+from pipeline.models.nets.fitting import _identity, _recipe
+from pipeline.models.spec import MultiPathNetSpec, TrainingSpec
 from tests.models.small_market import HEADS, MEMBERS, TRAINING, small_market
 
 NET = MEMBERS[2]
@@ -23,8 +25,9 @@ KILLED = 9
 
 def train(folder: Path, spec=NET, progress=lambda what, share: None, training=TRAINING) -> FittedMember:
     market = small_market()
-    prepared = prepare(market.features, market.eligible, market.scopes)
-    return fit_member(spec, training, HEADS, prepared, market.labels, market.roles, workdir=folder, progress=progress)
+    return fit_member(
+        spec, training, HEADS, market.prepared, market.labels, market.roles, workdir=folder, progress=progress
+    )
 
 
 def other_process(folder: Path) -> None:
@@ -70,21 +73,27 @@ def test_a_killed_training_resumes_to_the_same_member(elsewhere: Path, here: dic
 def test_a_checkpoint_of_another_training_is_not_resumed() -> None:
     """Pins weights of other hyper-parameters, data or seed that slip in through a shared work folder."""
     market, spec = small_market(), NET
-    prepared = prepare(market.features, market.eligible, market.scopes)
+    prepared = market.prepared
     role, targets = roles_of(prepared, market.roles), targets_of(prepared, market.labels, HEADS)
-    normaliser = fit_normaliser(prepared, role == "fit")
-    inputs = prepared.inputs(normaliser, None, spec.window, spec.sequence_features)
+    normaliser = fit_normaliser(prepared, role == "fit", spec.layout)
+    inputs = inputs_of(prepared, normaliser, spec.layout)
     examples = Examples(inputs, targets, learnable_heads(targets[role == "fit"], HEADS), role)
-    known = _identity(spec, TRAINING, examples)
+
+    def identity(spec: MultiPathNetSpec, training: TrainingSpec, examples: Examples) -> str:
+        return _identity(spec, training, _recipe(spec, training), examples)
+
+    known = identity(spec, TRAINING, examples)
     others = [
-        _identity(spec.model_copy(update={"learning_rate": 1e-3}), TRAINING, examples),
-        _identity(spec, TRAINING.model_copy(update={"seed": 8}), examples),
-        _identity(spec, TRAINING, replace(examples, targets=targets + 1)),
-        _identity(spec, TRAINING, replace(examples, role=role[::-1])),
-        _identity(spec, TRAINING, replace(examples, inputs=replace(inputs, x=-inputs.x))),
+        identity(spec.model_copy(update={"learning_rate": 1e-3}), TRAINING, examples),
+        identity(spec, TRAINING.model_copy(update={"seed": 8}), examples),
+        identity(spec, TRAINING, replace(examples, targets=targets + 1)),
+        identity(spec, TRAINING, replace(examples, role=role[::-1])),
+        identity(
+            spec, TRAINING, replace(examples, inputs=replace(inputs, store=replace(prepared, identity="another store")))
+        ),
     ]
     assert len({known, *others}) == 6
-    assert known == _identity(spec, TRAINING, examples)
+    assert known == identity(spec, TRAINING, examples)
 
 
 def test_seed_matters_and_the_callers_torch_state_comes_back(tmp_path: Path, here: dict[str, FittedMember]) -> None:
@@ -96,3 +105,21 @@ def test_seed_matters_and_the_callers_torch_state_comes_back(tmp_path: Path, her
     assert other.files["model.onnx"] != here[NET.name].files["model.onnx"]
     assert torch.equal(torch.get_rng_state(), before)
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == settings
+
+
+def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
+    """Pins weights that were copied from another training's folder and happen to fit."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, spec in ((first, NET), (second, NET.model_copy(update={"learning_rate": 1e-3}))):
+        with pytest.raises(RuntimeError, match="killed"):
+            train(folder, spec, progress=_interrupted)
+    (checkpoint,) = first.glob("*/epoch=000.ckpt")
+    (other,) = second.glob("*/epoch=000.ckpt")
+    other.write_bytes(checkpoint.read_bytes())
+    with pytest.raises(SchemaError, match="its own checkpoint only"):
+        train(second, NET.model_copy(update={"learning_rate": 1e-3}))
+
+
+def _interrupted(what: str, share: float) -> None:
+    if "epoch 2" in what:
+        raise RuntimeError("killed")

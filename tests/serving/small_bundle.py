@@ -16,7 +16,6 @@ from pipeline.calibration.averaging import average_members
 from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.spec import CalibrationSpec
 from pipeline.fingerprints import canonical_json, hash_bytes, hash_json
-from pipeline.models.inputs import prepare
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.positions.policy import Policy, select
 from pipeline.serving.parts import Part, ensemble_file
@@ -60,7 +59,7 @@ class Research:
 @cache
 def research() -> Research:
     market = small_market()
-    prepared = prepare(market.features, market.eligible, market.scopes)
+    prepared = market.prepared
     with TemporaryDirectory() as folder:
         fitted = {
             spec.name: fit_member(spec, TRAINING, HEADS, prepared, market.labels, market.roles, workdir=Path(folder))
@@ -73,7 +72,7 @@ def research() -> Research:
         for name, f in fitted.items()
     }
     panel = market.eligible.with_columns(
-        code=pl.col("instrument"), board=pl.lit("main"), industry=pl.lit("银行, 保险"), close=pl.lit(10.0)
+        code=pl.col("instrument"), industry=pl.lit("银行, 保险"), close=pl.lit(10.0)
     )
     return Research(market, panel, fitted, calibrators)
 

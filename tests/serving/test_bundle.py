@@ -16,6 +16,7 @@ from pipeline.calibration.calibrators import Calibrators
 from pipeline.errors import BadInput, Tampered
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.models.scoring import Card
+from pipeline.models.spec import Layout
 from pipeline.positions.policy import Policy
 from pipeline.serving.bundle import MANIFEST, load_bundle, write_bundle
 from pipeline.serving.parts import Part, ensemble_file
@@ -32,7 +33,7 @@ def files() -> dict[str, bytes]:
         "policy.json": canonical_json(Policy(top_k=10, alpha="rank_pred")).encode(),
     }
     for part, window in zip(PARTS, (20, 1), strict=True):
-        found[part.file("member.json")] = Card(part.member, "linear", (), window, (), 64).to_json()
+        found[part.file("member.json")] = Card(part.member, "linear", (), Layout(window=window), 64).to_json()
         found[part.file("model.onnx")] = f"weights of {part.name}".encode()
         found[part.calibrators] = Calibrators(()).to_json()
     return found

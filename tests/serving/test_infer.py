@@ -35,7 +35,11 @@ def window(day: date | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def served(bundle: Bundle, day: date | None = None) -> Inference:
-    return infer(bundle, *window(day), day or research().day)
+    return infer(bundle, *window(day), day or research().day, minutes(day))
+
+
+def minutes(day: date | None = None) -> pl.DataFrame:
+    return research().window(research().market.paths, day)
 
 
 def frames(made: Inference) -> dict[str, pl.DataFrame]:
@@ -64,7 +68,7 @@ def test_tensor_hashes_are_those_of_the_whole_store(bundle: Bundle) -> None:
     tensors = served(bundle).tensors
     assert tensors["member"].to_list() == sorted(bundle.scorers)
     for name, scorer in bundle.scorers.items():
-        whole = scorer.inputs(made.market.features, made.market.eligible, made.market.days[-10:])
+        whole = scorer.inputs(*made.market.tables[:2], made.market.days[-10:], made.market.paths)
         assert tensors.filter(member=name)["hash"].to_list() == [whole.hashes()[made.day.isoformat()]]
 
 
@@ -82,7 +86,10 @@ def test_a_bundle_read_back_serves_the_same(bundle: Bundle, tmp_path: Path) -> N
 def test_order_of_rows_does_not_matter(bundle: Bundle) -> None:
     """Pins a score that depends on the order in which months were read."""
     features, panel = (frame.sample(fraction=1.0, shuffle=True, seed=4) for frame in window())
-    report = compare(frames(served(bundle)), frames(infer(bundle, features, panel, research().day)))
+    report = compare(
+        frames(served(bundle)),
+        frames(infer(bundle, features, panel, research().day, minutes().sample(fraction=1.0, shuffle=True, seed=3))),
+    )
     assert report.exact, report.first_difference
 
 
@@ -92,16 +99,48 @@ def test_a_changed_feature_is_traced_to_its_cell(bundle: Bundle) -> None:
     name = served(bundle).orders["instrument"][0]
     row = (pl.col("session") == research().day) & (pl.col("instrument") == name)
     revised = features.with_columns(f0=pl.when(row).then(pl.lit(-9.0, pl.Float32)).otherwise("f0"))
-    report = compare(frames(served(bundle)), frames(infer(bundle, revised, panel, research().day)))
+    report = compare(frames(served(bundle)), frames(infer(bundle, revised, panel, research().day, minutes())))
     assert report.first_difference is not None
     assert report.first_difference[:3] == ("features", name, "f0")
     different = dict(report.to_frame(research().day).select("asset", "exact").iter_rows())
-    assert different == {"panel": True} | dict.fromkeys(list(KEYS)[1:], False)
+    assert different == {"panel": True, "paths": True} | dict.fromkeys(
+        [k for k in KEYS if k not in ("panel", "paths")], False
+    )
+
+
+def test_a_changed_minute_is_traced_to_its_bar(bundle: Bundle) -> None:
+    """Pins a revised minute bar that parity reports as "tensors differ", or only scores that read it notice."""
+    features, panel = window()
+    name = panel.filter(pl.col("eligible") & (pl.col("session") == research().day))["instrument"].sort()[0]
+    paths = minutes().filter(~((pl.col("instrument") == name) & (pl.col("session") == research().day)))
+    bars = np.zeros((1, 64), np.float32)
+    own = panel.filter((pl.col("instrument") == name) & (pl.col("session") == research().day)).select(
+        "session", "instrument"
+    )
+    live, again = (
+        pl.concat([paths, own.with_columns(channels=pl.Series(values, dtype=paths.schema["channels"]))])
+        for values in (bars, bars + np.eye(1, 64, 17, dtype=np.float32))
+    )
+    made = [frames(infer(bundle, features, panel, research().day, side)) for side in (live, again)]
+    report = compare(*made)
+    assert report.first_difference is not None
+    assert report.first_difference[:3] == ("paths", name, "amount_share_02")
+    exact = dict(report.to_frame(research().day).select("asset", "exact").iter_rows())
+    assert not exact["tensors"]
+    assert not exact["scores"]
+
+
+def test_minutes_of_tomorrow_are_refused(bundle: Bundle) -> None:
+    """Pins bars that a decision could not have seen."""
+    features, panel = window()
+    late = minutes()[:1].with_columns(session=pl.lit(research().day) + pl.duration(days=1))
+    with pytest.raises(LookAheadError, match="paths rows of"):
+        infer(bundle, features, panel, research().day, pl.concat([minutes(), late]))
 
 
 def test_parts_are_averaged_in_the_ensembles_order(bundle: Bundle) -> None:
     """Pins float sums over parts in the order of their files: another order, other bits."""
-    assert list(bundle.scorers) == ["linear@production", "boosted@production", "sequence@production"]
+    assert list(bundle.scorers) == ["linear@production", "boosted@production", "multi_path@production"]
     assert list(bundle.calibrators) == list(bundle.scorers)
 
 
@@ -165,7 +204,7 @@ def test_refusals(case: str, bundle: Bundle) -> None:
     damage, error, observed = REFUSALS[case]
     features, panel = damage(*window())
     with pytest.raises(error, match=observed):
-        infer(bundle, features, panel, research().day)
+        infer(bundle, features, panel, research().day, minutes())
 
 
 def other_policy(root: Path, **changes: object) -> Bundle:
@@ -188,6 +227,6 @@ def test_filters_may_leave_fewer_names_as_in_research(tmp_path: Path) -> None:
 def test_untrained_weights_cannot_be_packed(tmp_path: Path) -> None:
     """Pins weights of another training under the first one's record."""
     files = bundle_files()
-    files["members/linear@production/model.onnx"] = files["members/sequence@production/model.onnx"]
+    files["members/linear@production/model.onnx"] = files["members/multi_path@production/model.onnx"]
     with pytest.raises(FoldgateError, match=hash_bytes(files["members/linear@production/model.onnx"])):
         write_bundle(tmp_path, files, bundle_manifest())

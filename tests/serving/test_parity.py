@@ -31,6 +31,8 @@ def frames() -> dict[str, pl.DataFrame]:
             eligible=pl.Series([True, False, None])),
         "features": window.with_columns(
             f0=pl.Series(np.arange(6, dtype=np.float32)), f1=pl.Series([None, 0, 1, 2, 3, 4], dtype=pl.Float32)),
+        "paths": keys.with_columns(
+            first_session_pressure_00=pl.Series([0.5, None, float("nan")], dtype=pl.Float32)),
         "tensors": pl.DataFrame({"member": MEMBERS, "session": [DAY] * 2, "hash": ["aa", "bb"]}),
         "scores": members.with_columns(rank_head=pl.Series(np.linspace(0, 1, 6, dtype=np.float32))),
         "predictions": keys.with_columns(rank_pred=pl.Series([0.1, 0.5, 0.9]), score=pl.Series([0.1, 0.5, 0.9])),
@@ -64,12 +66,12 @@ def test_equal_frames_are_exact() -> None:
     report = compare(frames(), shuffled)
     assert report.exact
     assert report.first_difference is None
-    assert report.rows == sum(len(frame) for frame in frames().values()) == 22
+    assert report.rows == sum(len(frame) for frame in frames().values()) == 25
     table = report.to_frame(DAY)
     assert table["asset"].to_list() == list(KEYS)
     assert table["exact"].all()
     assert table["different"].sum() == 0
-    assert table["column"].null_count() == 6
+    assert table["column"].null_count() == 7
 
 
 CELLS = [

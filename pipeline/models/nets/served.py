@@ -38,7 +38,10 @@ class Served(nn.Module):
         self.register_buffer("spread", torch.from_numpy(spread))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        raw = self.network(*inputs)
+        return self.serve(self.network(*inputs))
+
+    def serve(self, raw: Tensor) -> Tensor:
+        """Raw values [n, H] as they are served."""
         risen = torch.sigmoid(torch.clamp(raw, -LOGIT_EDGE, LOGIT_EDGE))
         own_unit = raw * self.get_buffer("spread") + self.get_buffer("location")
         return torch.where(self.get_buffer("probability"), risen, own_unit)
