@@ -67,6 +67,11 @@ class SimulatedMarket:
         """Drift over three sessions per unit of the planted signal; 0 when nothing is planted."""
         return self._world.strength
 
+    @property
+    def regime(self) -> pl.DataFrame:
+        """session, regime: the state in [-1, 1] that multiplies the planted signal; 1 but for a regime plant."""
+        return pl.DataFrame({"session": self.sessions, "regime": self._world.walk.regime})
+
     @cached_property
     def oracle(self) -> pl.DataFrame:
         """session, instrument (first code), signal, ret (T+1 open to T+3 close; null where blocked)."""

@@ -10,22 +10,23 @@ import numpy as np
 from pipeline.simulation import draws, limits
 from pipeline.simulation.character import OVERNIGHT_SHARE, Character
 from pipeline.simulation.minutes import BARS, fill_day
-from pipeline.simulation.planting import drift, plant
+from pipeline.simulation.planting import INTRADAY, PLANTS, REGIME, confirmed_move, drift, plant, regimes
 from pipeline.simulation.profiles import Profile
 from pipeline.simulation.securities import Securities
 from pipeline.simulation.walk import Walk, empty_walk
 
-NOISE, PATH, NEWS = range(3)  # stream names
+NOISE, PATH, NEWS, PACE = range(4)  # stream names
 # With these, about 1.4% of opens and 4.5% of closes cannot be traded: near what A-share books meet.
 NEWS_RATE, NEWS_SIZE = 0.035, 0.17
 MAGNET = 0.035  # of the reference: a close that would end this near a limit is drawn to it for the day
 VOLATILITY_MEMORY, VOLATILITY_SHOCK = 0.90, 0.06
 DECLINE = 0.012  # a session, of names on their way out
+TIDE = 0.5  # log volume that a full regime adds to every name's: the busiest sessions trade 2.7 times the quietest
 FLOOR = 60.0  # ticks; no latent price falls below 0.60 CNY
 
 
 class _Names(NamedTuple):
-    """What the walk reads of every instrument; [instruments] or [sessions, instruments]."""
+    """What the walk reads of every instrument; [instruments], [sessions, instruments], or [sessions] for the tide."""
 
     first: np.ndarray
     last: np.ndarray
@@ -40,6 +41,7 @@ class _Names(NamedTuple):
     volatility: np.ndarray
     beta: np.ndarray
     factor: np.ndarray
+    tide: np.ndarray
 
 
 class _State(NamedTuple):
@@ -52,6 +54,7 @@ class _State(NamedTuple):
     scale: np.ndarray
     cash_due: np.ndarray
     ratio_due: np.ndarray
+    confirmed: np.ndarray  # today's, for an intraday plant
 
 
 def walk_prices(profile: Profile, securities: Securities, character: Character, strength: float) -> Walk:
@@ -59,11 +62,15 @@ def walk_prices(profile: Profile, securities: Securities, character: Character, 
     n, ordinals = len(securities), np.arange(profile.sessions)[:, None]
     moved = (securities.industry_moved >= 0) & (ordinals >= securities.industry_moved)
     industry = np.where(moved, securities.later_industry, securities.industry).astype(np.int16)
+    walk, kind, tide = empty_walk((profile.sessions, n)), PLANTS.index(profile.plant), np.zeros(profile.sessions)
+    if kind == REGIME:
+        walk.regime[:] = regimes(profile.seed, PACE, profile.sessions)
+        tide = TIDE * walk.regime
     names = _Names(
         securities.first, securities.last, securities.decline, securities.suspended, securities.bands,
         securities.ex_yield, securities.ex_ratio, industry, character.price,
         character.shares * character.float_share / 100.0 * character.turnover, character.volatility,
-        character.beta, character.factor,
+        character.beta, character.factor, tide,
     )  # fmt: skip
     state = _State(
         character.price.copy(),
@@ -73,14 +80,14 @@ def walk_prices(profile: Profile, securities: Securities, character: Character, 
         character.factor.copy(),
         np.zeros(n),
         np.zeros(n),
+        np.full(n, np.nan),
     )
-    walk = empty_walk((profile.sessions, n))
-    _walk(profile.seed, strength, names, character.common, state, walk)
+    _walk(profile.seed, kind, strength, names, character.common, state, walk)
     return walk
 
 
 @numba.njit(cache=True)
-def _walk(seed: int, strength: float, names: _Names, common: np.ndarray, state: _State, walk: Walk) -> None:
+def _walk(seed: int, kind: int, strength: float, names: _Names, common: np.ndarray, state: _State, walk: Walk) -> None:
     bars = np.empty((BARS, 6), dtype=np.int64)
     for t in range(walk.traded.shape[0]):
         for i in range(walk.traded.shape[1]):
@@ -97,8 +104,10 @@ def _walk(seed: int, strength: float, names: _Names, common: np.ndarray, state: 
             else:
                 anchor = _ex_right(i, before, state) if t > names.first[i] else before
                 _trade(seed, t, i, night, day, anchor, names, state, walk, bars)
+                if kind == INTRADAY:
+                    state.confirmed[i] = confirmed_move(bars)
             walk.factor[t, i], walk.multiple[t, i] = state.scale[i], state.shares[i]
-        plant(t, names.first, walk)
+        plant(kind, t, names.first, state.confirmed, walk)
 
 
 @numba.njit(cache=True)
@@ -140,7 +149,7 @@ def _trade(
     spread = names.volatility[i] * np.sqrt(state.heat[i])
     quirk = draws.rough_normal(draws.advance(draws.stream(seed, NOISE, t, i)))
     state.activity[i] = 0.85 * state.activity[i] + 0.22 * quirk
-    surge = np.exp(state.activity[i] + min(0.45 * abs(night + day) / spread, 1.8) - 0.45)
+    surge = np.exp(state.activity[i] + min(0.45 * abs(night + day) / spread, 1.8) - 0.45 + names.tide[t])
     path = walk.path[t, i]
     path[0], path[1] = start, _drawn_to_limit(state.latent[i], anchor, lower, upper)
     path[2], path[3] = 0.75 * spread * start, max(names.usual_lots[i] * state.shares[i] * surge, 60.0)

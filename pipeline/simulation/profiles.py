@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.spec import Spec
 
@@ -47,6 +48,9 @@ class Profile(Spec):
     signal : float
         Mean cross-sectional rank IC that the planted signal has with the executable return
         (T+1 open to T+3 close); 0 plants nothing.
+    plant : "daily", "intraday" or "regime"
+        What the signal is read from: five sessions of daily bars; the five-minute bars of one session; or daily
+        bars with a sign that follows the market's regime, which shows in everybody's volume. See `planting`.
     minutes : bool
         Whether the vendor sells five-minute bars.
     """
@@ -57,8 +61,15 @@ class Profile(Spec):
     last_session: date = date(2026, 9, 30)
     seed: int = Field(default=20_260_930, ge=0)
     signal: float = Field(default=0.0, ge=0, le=0.6)
+    plant: Literal["daily", "intraday", "regime"] = "daily"
     minutes: bool = True
     faults: Faults = Faults()
+
+    @model_validator(mode="after")
+    def _sold(self) -> Self:
+        if self.plant == "intraday" and not self.minutes:
+            raise ValueError("an intraday plant needs minutes that are sold; set minutes, or plant another signal")
+        return self
 
 
 PROFILES: dict[str, Profile] = {

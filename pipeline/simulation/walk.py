@@ -21,6 +21,7 @@ class Walk(NamedTuple):
     factor: np.ndarray  # cumulative adjustment
     multiple: np.ndarray  # shares now per share at the first session
     signal: np.ndarray  # the planted signal, NaN where it has too little past
+    regime: np.ndarray  # [sessions]: the state that multiplies the planted signal; 1 in a market of one regime
     path: np.ndarray  # [sessions, instruments, 4]: what `minutes.fill_day` needs to make the same bars again
 
 
@@ -34,5 +35,5 @@ def empty_walk(shape: tuple[int, int]) -> Walk:
         traded=np.zeros(shape, dtype=np.bool_), open=ticks(), high=ticks(), low=ticks(), close=ticks(),
         reference=ticks(), lots=ticks(), amount=np.zeros(shape, dtype=np.int64), factor=np.zeros(shape),
         multiple=np.zeros(shape, dtype=np.float32), signal=np.full(shape, np.nan, dtype=np.float32),
-        path=np.zeros((*shape, 4), dtype=np.float32),
+        regime=np.ones(shape[0]), path=np.zeros((*shape, 4), dtype=np.float32),
     )  # fmt: skip
