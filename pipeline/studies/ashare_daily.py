@@ -60,10 +60,12 @@ STUDY = Study(
         BoostedSpec(),
         MultiPathNetSpec(
             intraday=IntradayPathSpec(sessions=3, kernels=(3, 9), width=8),
-            daily=DailyPathSpec(window=20, features=(
-                "return_1", "overnight_return_1", "intraday_return_1", "KLEN", "KSFT", "KUP2", "ROC5", "ROC10", "ROC20",
-                "MA5", "STD5", "RSV5", "RSV20", "CORR5", "VMA5", "VSTD5", "WVMA5", "amount_expansion_5", "turnover_5",
-                "max_drawdown_20", "limit_up_closes_5", "limit_up_touches_5", "limit_down_closes_5", "late_reversal",
+            daily=DailyPathSpec(window=20, features=(  # the five states are told apart by these: docs/architecture.md
+                "return_1", "overnight_return_1", "intraday_return_1", "return_5", "return_20", "RSQR20", "CNTD20",
+                "close_streak_10", "upper_shadow_5", "KSFT2", "VMA20", "max_drawdown_20", "drawdown_recovery_20",
+                "IMXD20", "amount_expansion_5", "turnover_5", "VMA5", "VSUMD20", "limit_position", "limit_up_closes_5",
+                "limit_up_streak_10", "limit_up_one_price_20", "limit_up_opened_below_20", "KLEN", "STD5", "RSV20",
+                "CORR5", "late_reversal",
             )),
             towers=(
                 TowerSpec(name="accumulation", features=(
