@@ -134,7 +134,11 @@ class IntradayPath(nn.Module):
 
 
 class DailyPath(nn.Module):
-    """Path B: the daily window, Path A's tokens on its newest steps, read by a GRU and pooled over present sessions."""
+    """Path B: the daily window, Path A's tokens on its newest steps, read by a GRU and pooled over present sessions.
+
+    What enters the GRU also passes it by, and the row's own session is added to the pool: a mean over 20 sessions
+    alone lets a twentieth of today's bars through, and took three epochs to learn what now takes one.
+    """
 
     def __init__(self, spec: MultiPathNetSpec, shape: Shape) -> None:
         super().__init__()
@@ -154,9 +158,9 @@ class DailyPath(nn.Module):
         steps = self.project(daily)
         if self.fuse is not None and tokens is not None:
             aligned = functional.pad(tokens, (0, 0, daily.shape[1] - tokens.shape[1], 0))
-            steps = functional.silu(self.fuse(torch.cat([steps, aligned], dim=2)))
-        states = self.film(self.recur(steps)[0], regime)
-        return torch.as_tensor(self.pool(states, daily[..., -1] > 0))
+            steps = self.fuse(torch.cat([steps, aligned], dim=2))
+        states = self.film(steps + self.recur(functional.silu(steps))[0], regime)
+        return torch.as_tensor(self.pool(states, daily[..., -1] > 0) + states[:, -1])
 
 
 class CrossSectionPath(nn.Module):
