@@ -9,12 +9,17 @@ from pydantic import Field, model_validator
 from pipeline.asof.spec import MarketSpec, TableUse, UniverseSpec
 from pipeline.backtests.spec import ExecutionSpec
 from pipeline.calibration.spec import CalibrationSpec, EnsembleSpec
+from pipeline.errors import BadInput
+from pipeline.features.plan import plan
 from pipeline.folds.spec import FoldSpec
 from pipeline.gates.spec import PromotionSpec
 from pipeline.labels.spec import LabelSpec
-from pipeline.models.spec import MemberSpec, TrainingSpec
+from pipeline.models.spec import MemberSpec, MultiPathNetSpec, TrainingSpec
 from pipeline.positions.spec import PolicySpec
 from pipeline.spec import Spec
+
+MINUTES = "stk_mins"
+PANEL_CATEGORIES = ("board", "industry", "is_st")  # panel columns that take few values: all that can be embedded
 
 
 class Study(Spec):
@@ -48,6 +53,9 @@ class Study(Spec):
                 f"labels and execution must exit at the same session; "
                 f"got {self.labels.exit_session} and {self.execution.exit_session}"
             )
+        for member in self.members:
+            if isinstance(member, MultiPathNetSpec):
+                _require_inputs(member, self.features, self.table_names)
         return self
 
     @property
@@ -71,3 +79,21 @@ def _require_plain(names: list[str]) -> None:
 def _require_among(chosen: tuple[str, ...], names: list[str]) -> None:
     if len(set(chosen)) != len(chosen) or not set(chosen) <= set(names):
         raise ValueError(f"an ensemble names members of the study, each once: some of {names}; got {list(chosen)}")
+
+
+def _require_inputs(net: MultiPathNetSpec, families: tuple[str, ...], tables: tuple[str, ...]) -> None:
+    """What a net names, the study makes: else it fails hours later, when the first split is trained."""
+    scopes = plan(families).scopes
+    rule = f"the member {net.name} reads what its study makes"
+    unknown = sorted({*net.columns} - {*scopes})
+    if unknown:
+        raise BadInput(rule, f"no family of {list(families)} makes {unknown}", "add the family, or drop the names")
+    local = {name: scopes[name] for name in net.regime if scopes[name] != "market"}
+    if local:
+        raise BadInput("a regime is made of market features", f"{net.name}: {local}", "name features of scope market")
+    categories = sorted({*net.layout.categories} - {*scopes, *PANEL_CATEGORIES})
+    if categories:
+        raise BadInput(rule, f"no category {categories}", f"name features, or {list(PANEL_CATEGORIES)} of the panel")
+    if net.intraday and MINUTES not in tables:
+        remedy = f"name {MINUTES} (it may be optional), or set the member's intraday to null"
+        raise BadInput(rule, f"an intraday path, and no table {MINUTES}", remedy)

@@ -16,6 +16,10 @@ from pipeline.errors import BadInput
 
 BAR_FIELDS = ("open", "high", "low", "close", "amount")
 OPENING, LUNCH, RESUME, SESSION_MINUTES = 9 * 60 + 30, 11 * 60 + 30, 13 * 60, 240
+BAR_COUNTS = tuple(n for n in range(2, SESSION_MINUTES + 1, 2) if SESSION_MINUTES % n == 0)
+"""Numbers of equal bars a session of which none lies across the lunch break."""
+SOLD_SHARE = 0.9
+"""Share of rows that end at a count's bars when the vendor sells that count; of 48 bars 1/3 end at those of 16."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ def minutes(
         `stk_mins`; None where the source has none.
     cell_row : ndarray of int64
         Panel row of each window cell, -1 where there is none.
+
+    Raises
+    ------
+    BadInput
+        Rows of another number of bars than the market has.
     """
     slots = bar_slots(bars_per_session)
     if versions is None:
@@ -65,6 +74,7 @@ def minutes(
     cell = window.cells(versions.instrument, versions.ordinal)
     row = np.where(cell >= 0, cell_row[cell], -1)
     live = np.flatnonzero((row >= 0) & (versions.known == versions.ordinal))
+    _require_sold(minute[live], bars_per_session)
     slot = slots[minute[live]]
     stray = versions.take(live[slot < 0])
     live, slot = live[slot >= 0], slot[slot >= 0]
@@ -90,19 +100,37 @@ def minutes(
 
 def bar_slots(bars_per_session: int) -> np.ndarray:
     """int64 position of the bar ending at each minute of the day; the 09:30 auction is last, -1 is no bar."""
-    step = SESSION_MINUTES // bars_per_session
-    if step * bars_per_session != SESSION_MINUTES or (SESSION_MINUTES // 2) % step:
+    if bars_per_session not in BAR_COUNTS:
         raise BadInput(
             "bars must divide each half of a 240-minute session",
             bars_per_session,
-            "use 240, 120, 80, 48, 24, 16 or 8 bars a session",
+            f"use one of {list(BAR_COUNTS)} bars a session",
         )
+    step = SESSION_MINUTES // bars_per_session
     slots = np.full(24 * 60, -1, dtype=np.int64)
     half = bars_per_session // 2
     slots[OPENING + step : LUNCH + 1 : step] = np.arange(half)
     slots[RESUME + step : RESUME + SESSION_MINUTES // 2 + 1 : step] = np.arange(half, bars_per_session)
     slots[OPENING] = bars_per_session
     return slots
+
+
+def _require_sold(minute: np.ndarray, bars_per_session: int) -> None:
+    """Refuse bars of another length. Coarser ones would stand at their right places among missing ones, and add up to
+    the day; of finer ones most would be strays. Rows that fill no count's bars are left to the quarantine."""
+    rows = np.bincount(minute, minlength=24 * 60)
+    rows[OPENING] = 0
+    for count in BAR_COUNTS:
+        held = rows[bar_slots(count) >= 0]
+        whole = np.count_nonzero(held) == count and held.sum() >= SOLD_SHARE * rows.sum()
+        if whole and count != bars_per_session:
+            raise BadInput(
+                f"the vendor sells the market's {bars_per_session} bars a session",
+                f"{len(minute)} rows of {count} bars",
+                f"set market.bars_per_session to {count}, or fetch the other bars",
+            )
+        if whole:
+            return
 
 
 def _newest(versions: Versions, live: np.ndarray, place: np.ndarray, n_places: int) -> np.ndarray:

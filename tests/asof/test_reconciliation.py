@@ -245,3 +245,22 @@ def test_bars_that_do_not_divide_the_session_are_refused():
     """Pins: a bar across the lunch break."""
     with pytest.raises(BadInput, match="240-minute"):
         WEEK.lists(CODE).build(market=MARKET.model_copy(update={"bars_per_session": 50}))
+
+
+@pytest.mark.parametrize(("sold", "expected"), [(5, 16), (15, 48), (30, 48), (1, 48)])
+def test_bars_of_another_length_are_refused(sold, expected):
+    """Pins: 15-minute bars that fill every third of 48 places and add up to the day, and rows nearly all strays."""
+    market = with_minutes(WEEK.lists(CODE).trades(CODE, [MON]), ends=bar_ends(sold))
+    other = MARKET.model_copy(update={"bars_per_session": expected})
+    with pytest.raises(BadInput, match=f"set market.bars_per_session to {240 // sold}"):
+        market.build(market=other)
+    held = market.build(market=MARKET.model_copy(update={"bars_per_session": 240 // sold}))
+    assert faults(held) == []
+
+
+def test_a_feed_with_gaps_is_no_other_bar_length():
+    """Pins: a halted day, or one whose bars lost their places, that stops the whole build."""
+    halted = with_minutes(WEEK.lists(CODE).trades(CODE, [MON]), ends=bar_ends()[2:9:3])
+    assert faults(halted.build()) == []
+    dirty = with_minutes(WEEK.lists(CODE).trades(CODE, [MON]), ends=[*bar_ends(15), time(9, 35), time(9, 40)])
+    assert faults(dirty.build()) == []
