@@ -122,7 +122,7 @@ class MultiPathNetSpec(Spec):
     Parameters
     ----------
     intraday, daily : spec or None
-        Paths A and B; None switches one off. Path A alone is its newest session's token.
+        Paths A and B; None switches one off.
     towers : tuple of TowerSpec
         Path C; empty switches it off, its post tower over all features included.
     execution : tuple of str

@@ -24,6 +24,7 @@ from pipeline.errors import BadInput, Tampered
 from pipeline.files import one_writer, sync, write_synced
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.labels.spec import HeadSpec
+from pipeline.models.prepared import Reads
 from pipeline.models.scoring import MEMBER_FILE, Card, Scorer, load_member
 from pipeline.models.spec import Layout
 from pipeline.positions.policy import Policy
@@ -65,15 +66,13 @@ class Bundle:
         """Sessions of features that scoring one session reads: the largest of the parts' windows."""
         return max(layout.sessions for layout in self._layouts)
 
-    @property
-    def reads_minutes(self) -> bool:
-        """Whether any part reads minute bars."""
-        return any(layout.intraday_sessions for layout in self._layouts)
-
-    @property
-    def categories(self) -> tuple[str, ...]:
-        """Categories that any part embeds."""
-        return tuple(dict.fromkeys(name for layout in self._layouts for name in layout.categories))
+    @cached_property
+    def reads(self) -> Reads:
+        """What the parts want beside the features."""
+        normalisers = [scorer.normaliser for scorer in self.scorers.values()]
+        minutes = next((known for known in normalisers if known.bars), normalisers[0])
+        categories = dict.fromkeys(name for layout in self._layouts for name in layout.categories)
+        return Reads(minutes.channels, minutes.bars, tuple(categories))
 
     @cached_property
     def _layouts(self) -> list[Layout]:

@@ -13,6 +13,7 @@ import polars as pl
 from pipeline.calibration.averaging import average_members
 from pipeline.errors import BadInput, IncompleteTables, LookAheadError, SchemaError
 from pipeline.frames import canonical, require_columns
+from pipeline.models.prepared import Prepared, prepare
 from pipeline.positions.policy import select
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.records import Selection
@@ -85,11 +86,11 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     _require_inputs(bundle, features, panel, paths, day)
     today = canonical(panel.filter(pl.col("session") == day), KEY)
     _require_names(bundle, today)
-    paths = paths if bundle.reads_minutes else paths.clear()
-    standing = [name for name in bundle.categories if name not in features.columns]
+    paths = paths if bundle.reads.bars else paths.clear()
+    store = _store(bundle, features, panel, paths)
     tensors, scores, calibrated = [], [], []
     for name, scorer in bundle.scorers.items():
-        inputs = scorer.inputs(features, panel.select(*KEY, "eligible", *standing), [day], paths)
+        inputs = scorer.prepared_inputs(store, [day])
         raw = canonical(scorer.score_inputs(inputs), KEY)
         tensors.append({"member": name, "session": day, "hash": inputs.hashes()[day.isoformat()]})
         scores.append(raw.insert_column(0, pl.Series("member", [name] * len(raw), pl.String)))
@@ -115,6 +116,14 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
         predictions=predictions,
         orders=canonical(orders, ("session", "rank")),
     )
+
+
+def _store(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, paths: pl.DataFrame) -> Prepared:
+    """The window's rows, prepared once for all parts: a champion of every split holds tens of them."""
+    known = next(iter(bundle.scorers.values())).normaliser
+    standing = [name for name in bundle.reads.categories if name not in features.columns]
+    scopes = dict(zip(known.schema, known.scopes, strict=True))
+    return prepare(features, panel.select(*KEY, "eligible", *standing), scopes, bundle.reads, paths)
 
 
 def _require_inputs(
