@@ -28,7 +28,7 @@ from pipeline.errors import BadInput, SchemaError
 from pipeline.models.batches import Batch, SessionLoader, sessions_of
 from pipeline.models.examples import Examples
 from pipeline.models.family import CURVES, Objective, Progress
-from pipeline.models.losses import HeadLosses, UncertaintyWeights, head_losses
+from pipeline.models.losses import HeadLosses, UncertaintyWeights, head_losses, least_names
 from pipeline.models.metrics import session_rank_ic
 from pipeline.models.nets.served import Served
 from pipeline.models.scoring import with_heads
@@ -109,7 +109,7 @@ def accelerator_of(device: str) -> Literal["cpu", "cuda"]:
 
 def precision_of(asked: str, accelerator: str) -> str:
     """Lightning's name of the arithmetic. `auto` is bfloat16 on GPUs that have it, float16 on older ones, and float32
-    on a CPU: there bfloat16 took 1.3 times as long (docs/performance.md)."""
+    on a CPU: bfloat16 gained nothing there (0.96 of the time at 200 names)."""
     if asked == "auto":
         asked = "float32" if accelerator == "cpu" else "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[asked]
@@ -208,7 +208,7 @@ class SessionTraining(lightning.LightningModule):
         self.examples, self.targets = examples, targets
         self.kinds = [examples.heads[i].kind for i in examples.learned]
         self.weights = UncertaintyWeights(self.kinds) if recipe.uncertainty_weighting else None
-        self.sessions = sessions_of(examples, "fit")
+        self.sessions = _teaching(sessions_of(examples, "fit"), targets, self.kinds)
         self.losses: list[Tensor] = []
         self._last_told = time.perf_counter()
 
@@ -255,6 +255,19 @@ class SessionTraining(lightning.LightningModule):
 
     def _epoch_seed(self) -> int:
         return self.recipe.seed * 100_003 + int(self.current_epoch)
+
+
+def _teaching(
+    sessions: Sequence[NDArray[np.int64]], targets: NDArray[np.float32], kinds: Sequence[str]
+) -> list[NDArray[np.int64]]:
+    """Sessions in which some head has a loss: a step on any other would move weights by momentum and decay alone."""
+    least = least_names(kinds)
+    found = [rows for rows in sessions if (np.count_nonzero(~np.isnan(targets[rows]), axis=0) >= least).any()]
+    if not found:
+        observed = f"none of {len(sessions)} fit sessions"
+        remedy = "widen the universe or the split's training sessions"
+        raise BadInput("a net learns from sessions with a label, of three names for a rank", observed, remedy)
+    return found
 
 
 class EpochSelection(Callback):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,18 +107,30 @@ def folds_figure(split_sessions: pl.DataFrame) -> bytes:
 
 
 def curves_figure(curves: pl.DataFrame) -> bytes:
-    """Training loss and the execution-aware objective by epoch."""
+    """Loss of fit and tune rows and the execution-aware objective by epoch, with the epoch that either rule chooses.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        `epoch`, `loss`, `tune_loss`, `objective`; with a column `split`, the means over splits.
+    """
+    means = curves.group_by("epoch").agg(pl.col("loss", "tune_loss", "objective").mean()).sort("epoch")
 
     def draw(axes: Any) -> None:
-        axes.plot(curves["epoch"], curves["loss"], color=SERIES[0], marker="o", label="training loss")
+        epochs = means["epoch"] + 1
+        axes.plot(epochs, means["loss"], color=SERIES[0], marker="o", label="loss, fit rows")
+        axes.plot(epochs, means["tune_loss"], color=SERIES[2], marker="o", label="loss, tune rows")
         axes.set_xlabel("epoch", color=INK)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel("loss", color=INK)
         other = axes.twinx()
-        other.plot(
-            curves["epoch"], curves["objective"], color=SERIES[1], marker="s", label="objective on tune"
-        )
+        other.plot(epochs, means["objective"], color=SERIES[1], marker="s", label="objective on tune (right)")
         other.tick_params(colors=MUTED, labelsize=8)
-        axes.set_ylabel("loss", color=SERIES[0])
-        other.set_ylabel("objective", color=SERIES[1])
+        for cost, colour in ((means["tune_loss"], SERIES[2]), (-means["objective"], SERIES[1])):
+            if cost.is_not_null().any():
+                axes.axvline(epochs[int(cost.arg_min() or 0)], color=colour, linestyle=":", linewidth=1.2)
+        lines = [line for side in (axes, other) for line in side.get_lines() if not line.get_label().startswith("_")]
+        axes.legend(lines, [line.get_label() for line in lines], fontsize=7, frameon=False, loc="best")
 
     return _figure(draw)
 
@@ -294,6 +306,19 @@ def blocks_figure(metrics: pl.DataFrame) -> bytes:
         _legend(axes, above=True)
 
     return _figure(draw)
+
+
+def bars_figure(names: Sequence[str], values: Sequence[float], errors: Sequence[float], axis: str) -> bytes:
+    """One horizontal bar a name, the first on top, with whiskers of +- its error."""
+    places = np.arange(len(names))[::-1]
+
+    def draw(axes: Any) -> None:
+        axes.barh(places, values, xerr=errors, color=SERIES[0], alpha=0.75, height=0.62, ecolor=INK, capsize=3)
+        axes.axvline(0.0, color=MUTED, linewidth=0.8)
+        axes.set_yticks(places, names, fontsize=8)
+        axes.set_xlabel(axis, color=INK)
+
+    return _figure(draw, 0.9 + 0.3 * max(len(names), 1))
 
 
 def _by(frame: pl.DataFrame, column: str) -> list[tuple[str, pl.DataFrame]]:
