@@ -63,9 +63,13 @@ def head_losses(raw: Tensor, target: Tensor, kinds: Sequence[str], *, rank_loss:
             losses = pinball(*part, quantile)
         for column, loss in zip(columns, losses.unbind(), strict=True):
             values[column] = loss
-    least = torch.tensor([MIN_NAMES if kind == "rank" else 1 for kind in kinds], device=raw.device)
-    active = known.sum(dim=0) >= least
+    active = known.sum(dim=0) >= torch.tensor(least_names(kinds), device=raw.device)
     return HeadLosses(torch.where(active, torch.stack(values), 0.0), active)
+
+
+def least_names(kinds: Sequence[str]) -> list[int]:
+    """How many names with truth each head's loss needs."""
+    return [MIN_NAMES if kind == "rank" else 1 for kind in kinds]
 
 
 def ic_loss(score: Tensor, truth: Tensor, known: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, SchemaError
 from pipeline.fingerprints import canonical_json
 from pipeline.models.examples import Head
 from pipeline.models.family import Predict, server
@@ -111,7 +111,15 @@ def with_heads(rows: pl.DataFrame, heads: Sequence[Head], learned: NDArray[np.fl
     Parameters
     ----------
     learned : float32 [n, learned heads]
+
+    Raises
+    ------
+    SchemaError
+        Another number of values a row than there are learned heads.
     """
+    names = [head.name for head in heads if head.learned]
+    if learned.shape[1] != len(names):
+        raise SchemaError("a member gives a value per learned head", f"{learned.shape[1]} for {names}", "refit it")
     columns = iter(np.ascontiguousarray(learned.T))
     return rows.with_columns(
         pl.Series(f"{head.name}_head", next(columns), pl.Float32)
