@@ -166,6 +166,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("what", choices=["feature"], help="what to check")
     check.add_argument("name", help="a feature, a family for all of its features, or a channel of Path A bar by bar")
 
+    diagnose = add(
+        "diagnose",
+        commands.diagnose,
+        "Run a diagnostic, print what it found and write its HTML report. It trains nothing that serves.",
+    )
+    diagnose.add_argument("name", nargs="?", default="", help="which one; without it, all are listed")
+
     add("prune", commands.prune, "Delete superseded stage results that no champion, pin or record reaches.")
 
     add(

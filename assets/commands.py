@@ -372,6 +372,24 @@ def check(home: Path, arguments: argparse.Namespace) -> int:
     return check_feature(Environment(home), arguments.name)
 
 
+def diagnose(home: Path, arguments: argparse.Namespace) -> int:
+    """List the diagnostics, or run one; an unchanged one is kept and printed again."""
+    from assets.diagnosing import asked_for, list_all, show
+
+    console, environment = Console("diagnose"), Environment(home)
+    if not arguments.name:
+        import dagster as dg
+
+        with dg.DagsterInstance.get() as instance:
+            list_all(environment, instance)
+        return 0
+    diagnostic = asked_for(environment, arguments.name)
+    with _runner(environment, console) as runner:
+        runner.stages([diagnostic.name])
+    console.finish(f"report {show(environment, diagnostic)}")
+    return 0
+
+
 def prune(home: Path, _: argparse.Namespace) -> int:
     from assets.pruning import prune as forget
 

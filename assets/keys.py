@@ -1,4 +1,5 @@
-"""Asset keys and groups: `[vendor, table]` and `[study, stage]`; one group per vendor and per study."""
+"""Asset keys and groups: `[vendor, table]` and `[study, stage]`; one group per vendor and per study, and one for
+a study's diagnostics."""
 
 from __future__ import annotations
 
@@ -21,3 +22,7 @@ def manifest_key(vendor: str) -> dg.AssetKey:
 
 def stage_key(study: Study, stage: Stage | str) -> dg.AssetKey:
     return dg.AssetKey([study.name, stage if isinstance(stage, str) else stage.name])
+
+
+def diagnostics_group(study: Study) -> str:
+    return f"{study.name}_diagnostics"

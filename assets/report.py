@@ -8,7 +8,9 @@ from typing import Any
 
 import polars as pl
 
+from assets.diagnosing import findings_section
 from assets.jobs import MARKET_STAGES, RESEARCH_STAGES
+from assets.report_members import members_section
 from pipeline.backtests.ic import rank_ic
 from pipeline.errors import FoldgateError
 from pipeline.reports import figures
@@ -149,6 +151,10 @@ def _ic(stored: _Stored) -> Section | None:
     )
 
 
+def _members(stored: _Stored) -> Section | None:
+    return members_section(stored.environment)
+
+
 def _calibration(stored: _Stored) -> Section | None:
     table = stored.table("calibrators", "reliability")
     if table is None:
@@ -283,6 +289,10 @@ def _vendor_tables(stored: _Stored) -> Section | None:
     )
 
 
+def _diagnostics(stored: _Stored) -> Section | None:
+    return findings_section(stored.environment)
+
+
 def _lineage(stored: _Stored) -> Section | None:
     rows: list[dict[str, Any]] = []
     for stage in [*MARKET_STAGES, *RESEARCH_STAGES]:
@@ -296,5 +306,6 @@ def _lineage(stored: _Stored) -> Section | None:
 
 
 SECTIONS: tuple[Callable[[_Stored], Section | None], ...] = (
-    _gates, _equity, _ic, _calibration, _blocks, _profile, _live, _vendor_tables, _exclusions, _folds, _lineage,
+    _gates, _equity, _ic, _members, _calibration, _blocks, _profile, _live, _vendor_tables, _exclusions, _folds,
+    _diagnostics, _lineage,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from assets.backtests import build_backtest
 from assets.calibrators import build_calibrators
 from assets.candidates import build_candidate
 from assets.champions import build_champion
+from assets.diagnostics import build_diagnostics
 from assets.features import build_features
 from assets.folds import build_folds
 from assets.inference import build_inference
@@ -42,5 +43,5 @@ BUILDERS: tuple[Callable[[Study, Partitions], dg.AssetsDefinition], ...] = (
 
 
 def build_study(study: Study, partitions: Partitions) -> list[dg.AssetsDefinition]:
-    """Every stage of a study as an asset."""
-    return [build(study, partitions) for build in BUILDERS]
+    """Every stage of a study as an asset, and the diagnostics that apply to it."""
+    return [*(build(study, partitions) for build in BUILDERS), *build_diagnostics(study, partitions)]

@@ -27,6 +27,7 @@ th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .verdict { font-weight: 600; padding: 14px 18px; border-radius: 8px; margin: 16px 0; }
 .yes { background: #ebfbee; color: #2b8a3e; }
 .no { background: #fff5f5; color: #c92a2a; }
+.neither { background: #f1f3f5; }
 .pass { color: #2b8a3e; }
 .fail { color: #c92a2a; }
 .muted, .missing, .not_applicable { color: var(--muted); }
@@ -43,19 +44,19 @@ class Section:
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
-def page(title: str, subtitle: str, promoted: bool, verdict: str, sections: Sequence[Section]) -> str:
+def page(title: str, subtitle: str, promoted: bool | None, verdict: str, sections: Sequence[Section]) -> str:
     """The whole page; it loads nothing from anywhere.
 
     Parameters
     ----------
-    promoted : bool
-        Colours the verdict.
+    promoted : bool or None
+        Colours the verdict; None where nothing was asked to be promoted.
     verdict : str
         The outcome in words.
     """
     links = "".join(f'<a href="#{_anchor(s.title)}">{html.escape(s.title)}</a>' for s in sections)
     body = "".join(_section(section) for section in sections)
-    colour = "yes" if promoted else "no"
+    colour = "neither" if promoted is None else "yes" if promoted else "no"
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"

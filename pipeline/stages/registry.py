@@ -1,5 +1,6 @@
-"""Every stage by its name, in the order in which a study runs them."""
+"""Every stage by its name, in the order in which a study runs them, and the diagnostics beside them."""
 
+from pipeline.stages.ablation import ABLATION
 from pipeline.stages.candidates import CANDIDATE
 from pipeline.stages.evaluation import BACKTEST, SCORECARD
 from pipeline.stages.market import FEATURES, LABELS, PANEL
@@ -13,3 +14,4 @@ STAGES = {
         CANDIDATE, CHAMPION, INFERENCE, PARITY,
     )
 }  # fmt: skip
+DIAGNOSTICS = (ABLATION,)
