@@ -96,6 +96,10 @@ class QuotaExhausted(PermanentVendorError):
     """An hourly or daily quota is used up; it resets outside any retry window."""
 
 
+class BrokenArchive(PermanentVendorError):
+    """A published file that its checksum belies, that is cut, or that is unsafe to unpack."""
+
+
 class LakeConflict(FoldgateError):
     """Another writer created the same commit."""
 

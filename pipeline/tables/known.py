@@ -51,6 +51,25 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Elapsed:
+    """Known a fixed time after an instant that the row itself carries.
+
+    Parameters
+    ----------
+    column : str
+        Datetime column, local to the vendor's zone.
+    seconds : int
+    """
+
+    column: str
+    seconds: int = 0
+
+    def instant(self, zone: str) -> pl.Expr:
+        local = pl.col(self.column).cast(pl.Datetime("us")) + pl.duration(seconds=self.seconds)
+        return local.dt.replace_time_zone(zone, ambiguous="latest").dt.convert_time_zone("UTC")
+
+
+@dataclass(frozen=True)
 class Never:
     """Never known as of a day: the vendor overwrites the value and keeps no history of it."""
 

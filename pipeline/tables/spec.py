@@ -93,6 +93,8 @@ class TableSpec:
         Rows may lie after today.
     natural_days : str
         Date column that must have every natural day between its ends.
+    session_known : KnownRule, optional
+        When the last row of a day could be known, where rows become known through the day; None: as `known`.
     prefer : tuple of str
         Columns that choose between rows of one key (smallest, null last); empty: such rows are an error.
     """
@@ -114,6 +116,7 @@ class TableSpec:
     affected_only: bool = False
     announces_future: bool = False
     natural_days: str = ""
+    session_known: KnownRule | None = None
     prefer: tuple[str, ...] = ()
 
     @property
@@ -234,7 +237,7 @@ class TableSpec:
         if self.event is None:
             raise BadInput(f"{self.name} must have an event column to have sessions", None, "read it whole")
         rows = pl.DataFrame({self.event: pl.Series(days, dtype=pl.Date).cast(self.schema[self.event])})
-        return rows.select(self.known.instant(self.zone)).to_series().to_list()
+        return rows.select((self.session_known or self.known).instant(self.zone)).to_series().to_list()
 
     def seen_at(self, frame: pl.DataFrame, instant: datetime) -> pl.DataFrame:
         """What a reader at an aware instant could see by rule: rows known by then, later columns null."""
