@@ -1,0 +1,1 @@
+"""Features of one-minute bars, book snapshots and funding, of any number of instruments at once."""
