@@ -1,0 +1,206 @@
+"""Compiled loops of the position manager: waiting times, trade statistics, the search. Plain arrays in and out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+STATISTICS = (
+    "trade_count",
+    "win_rate",
+    "mean_actual_edge_bps",
+    "mean_weighted_edge_bps",
+    "total_weighted_edge_bps",
+    "max_drawdown_bps",
+    "profit_factor",
+    "longest_losing_run",
+    "planned_ratio_mean",
+    "planned_ratio_min",
+    "planned_ratio_median",
+    "planned_ratio_max",
+    "score",
+)
+"""What `statistics` writes, in this order."""
+
+NO_TRADE_SCORE = -1_000_000.0
+ENOUGH_TRADES = 80
+
+
+@njit(cache=True)
+def accept(decided_ms: np.ndarray, symbol: np.ndarray, busy_ms: np.ndarray, n_symbols: int) -> np.ndarray:
+    """Which entries open when a symbol holds one position at a time.
+
+    Parameters
+    ----------
+    decided_ms : ndarray of int64, shape [T]
+        Decision instants, ascending; equal instants in order of preference.
+    symbol : ndarray of int64, shape [T]
+    busy_ms : ndarray of int64, shape [T]
+        Time from the decision to the earliest next entry. An entry exactly then is accepted.
+
+    Returns
+    -------
+    ndarray of bool, shape [T]
+    """
+    free = np.full(n_symbols, np.iinfo(np.int64).min)
+    taken = np.zeros(len(decided_ms), np.bool_)
+    for i in range(len(decided_ms)):
+        s = symbol[i]
+        if decided_ms[i] >= free[s]:
+            taken[i] = True
+            free[s] = decided_ms[i] + busy_ms[i]
+    return taken
+
+
+@njit(cache=True)
+def score(count: float, mean_weighted: float, total_weighted: float, drawdown: float) -> float:
+    """Objective of the search: reward, depth of the worst stretch, too few trades."""
+    if count == 0:
+        return NO_TRADE_SCORE
+    return (
+        mean_weighted * math.sqrt(count)
+        + 0.03 * total_weighted
+        - 0.20 * drawdown
+        - 2.0 * max(0.0, ENOUGH_TRADES - count)
+    )
+
+
+@njit(cache=True)
+def statistics(actual: np.ndarray, weighted: np.ndarray, ratio: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` with `STATISTICS` of trades in order of entry; all zero without trades, but for the score.
+
+    Parameters
+    ----------
+    actual, weighted, ratio : ndarray of float64, shape [T]
+        Net edge in bps, the same times the ratio, planned share of capital. A win is above 0, a loss below.
+    out : ndarray of float64, shape [len(STATISTICS)]
+    """
+    n = len(actual)
+    out[:] = 0.0
+    out[12] = NO_TRADE_SCORE
+    if n == 0:
+        return
+    wins, run, longest = 0, 0, 0
+    edges, total, gain, loss, peak, drawdown, ratios = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    smallest, largest = math.inf, -math.inf
+    for i in range(n):
+        edges += actual[i]
+        total += weighted[i]
+        ratios += ratio[i]
+        smallest, largest = min(smallest, ratio[i]), max(largest, ratio[i])
+        if weighted[i] > 0.0:
+            wins += 1
+            gain += weighted[i]
+        loss -= min(weighted[i], 0.0)
+        run = run + 1 if weighted[i] < 0.0 else 0
+        longest = max(longest, run)
+        peak = max(peak, total)
+        drawdown = max(drawdown, peak - total)
+    half = n // 2
+    parted = np.partition(ratio, half)
+    middle = parted[half] if n % 2 else (parted[:half].max() + parted[half]) / 2.0
+    out[0], out[1], out[2], out[3], out[4] = n, wins / n, edges / n, total / n, total
+    out[5], out[6], out[7] = drawdown, gain / loss if loss > 0.0 else math.inf, longest
+    out[8], out[9], out[10], out[11] = ratios / n, smallest, middle, largest
+    out[12] = score(n, total / n, total, drawdown)
+
+
+@njit(cache=True)
+def _survivors(
+    passed: np.ndarray, need: int, any_long: int, any_short: int, rows: np.ndarray, bits: np.ndarray
+) -> int:
+    """Rows on which a side passes the common gates, and which direction bits it then has (0: it fails)."""
+    n = 0
+    for i in range(len(passed)):
+        long, short = passed[i, 0], passed[i, 1]
+        long = long & any_long if long & need == need else 0
+        short = short & any_short if short & need == need else 0
+        if long | short:
+            rows[n], bits[n, 0], bits[n, 1] = i, long, short
+            n += 1
+    return n
+
+
+@njit(cache=True)
+def _replay(
+    rows: np.ndarray,
+    bits: np.ndarray,
+    decided_ms: np.ndarray,
+    symbol: np.ndarray,
+    long_leads: np.ndarray,
+    busy_ms: np.ndarray,
+    edge: np.ndarray,
+    long_bit: int,
+    short_bit: int,
+    free: np.ndarray,
+    trades: np.ndarray,
+) -> int:
+    """Actual edge, weighted edge and ratio of one candidate's trades into `trades` [3, M]; returns their number."""
+    free[:] = np.iinfo(np.int64).min
+    n = 0
+    for j in range(len(rows)):
+        long, short = bits[j, 0] & long_bit, bits[j, 1] & short_bit
+        if not long | short:
+            continue
+        i = rows[j]
+        if decided_ms[i] < free[symbol[i]]:
+            continue
+        side = 0 if long and (not short or long_leads[i]) else 1
+        free[symbol[i]] = decided_ms[i] + busy_ms[i, side]
+        trades[:, n] = edge[i, side]
+        n += 1
+    return n
+
+
+@njit(cache=True, parallel=True)
+def search(
+    decided_ms: np.ndarray,
+    symbol: np.ndarray,
+    n_symbols: int,
+    passed: np.ndarray,
+    long_leads: np.ndarray,
+    busy_ms: np.ndarray,
+    edge: np.ndarray,
+    common: np.ndarray,
+    long_bits: np.ndarray,
+    short_bits: np.ndarray,
+) -> np.ndarray:
+    """`STATISTICS` of every candidate of a grid.
+
+    Per combination of the common gates the surviving rows are listed once; the direction pairs then run on
+    that list. Candidates are independent, so the number of threads does not change a bit.
+
+    Parameters
+    ----------
+    decided_ms, symbol : ndarray of int64, shape [N]
+        Rows by decision instant; symbols are 0 .. n_symbols - 1. One row per symbol and instant.
+    passed : ndarray of int64, shape [N, 2]
+        For LONG and SHORT one bit per threshold value that the row passes.
+    long_leads : ndarray of bool, shape [N]
+        Whether LONG wins when both sides pass.
+    busy_ms : ndarray of int64, shape [N, 2]
+        Decision to earliest next entry, per side.
+    edge : ndarray of float64, shape [N, 2, 3]
+        Actual edge, weighted edge, planned ratio, per side.
+    common, long_bits, short_bits : ndarray of int64, shapes [G], [L], [S]
+        Bits a candidate needs: of the common gates together, of each direction threshold.
+
+    Returns
+    -------
+    ndarray of float64, shape [L, S, G, len(STATISTICS)]
+    """
+    n_long, n_short = len(long_bits), len(short_bits)
+    out = np.empty((n_long, n_short, len(common), len(STATISTICS)))
+    any_long, any_short = long_bits.sum(), short_bits.sum()
+    for g in prange(len(common)):
+        rows, bits = np.empty(len(passed), np.int64), np.empty((len(passed), 2), np.int64)
+        m = _survivors(passed, common[g], any_long, any_short, rows, bits)
+        free, trades = np.empty(n_symbols, np.int64), np.empty((3, m))
+        for a in range(n_long):
+            for b in range(n_short):
+                n = _replay(rows[:m], bits[:m], decided_ms, symbol, long_leads, busy_ms, edge, long_bits[a],
+                            short_bits[b], free, trades)
+                statistics(trades[0, :n], trades[1, :n], trades[2, :n], out[a, b, g])
+    return out
