@@ -9,23 +9,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from email.utils import parsedate_to_datetime
 from zoneinfo import ZoneInfo
 
 import httpx
 import polars as pl
-import tenacity
 
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import BadInput, RateLimited, RetryableVendorError, VendorUnavailable
 from pipeline.tables.spec import TableSpec
 from pipeline.tables.tushare import TABLES
 from resources.rate_limit import SlidingWindow
+from resources.retrying import retry_after, retrying
 from resources.source import Fetched
 from resources.tushare_protocol import Page, allowed_calls, error_of_status, read_page
 from resources.tushare_requests import Answer, Ask, completeness, describe, plan, within
-
-ATTEMPTS = 6
 
 
 class TushareClient:
@@ -59,10 +56,7 @@ class TushareClient:
         self._http = httpx.Client(transport=transport, timeout=timeout)
         self._window = SlidingWindow(self.clock, sleep)
         self._allowed, self._learned = calls_per_minute, dict[str, int]()
-        self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(RetryableVendorError),
-            stop=tenacity.stop_after_attempt(ATTEMPTS), wait=_pause, sleep=sleep, reraise=True,
-        )
+        self._retrying = retrying(sleep)
 
     def __repr__(self) -> str:
         return f"TushareClient(base_url={self._base_url!r})"
@@ -89,7 +83,7 @@ class TushareClient:
                 raise error_of_status(spec.name, answer.status_code)
             return read_page(spec.name, answer.content.replace(self._token.encode() or b"\0", b"***"))
         except RetryableVendorError as error:
-            error.retry_after = self._retry_after(answer.headers.get("Retry-After"))
+            error.retry_after = retry_after(answer.headers.get("Retry-After"), self.clock)
             if isinstance(error, RateLimited) and error.retry_after is None:
                 self._learn(spec.name, allowed_calls(str(error.observed)))
                 error.retry_after = self._window.until_free(spec.name)
@@ -109,25 +103,6 @@ class TushareClient:
         """The limit that the vendor's message names is the account's true one."""
         if calls is not None:
             self._learned[name] = calls
-
-    def _retry_after(self, header: str | None) -> float | None:
-        """Seconds of a Retry-After header, given as a number or as a date."""
-        if header is None:
-            return None
-        if header.strip().isdigit():
-            return float(header)
-        try:
-            return max((parsedate_to_datetime(header) - self.clock.now()).total_seconds(), 0.0)
-        except (ValueError, TypeError):
-            return None
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    """Seconds before the next try: what the vendor said, else 1, 2, 4, … with a second of jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, RetryableVendorError) and error.retry_after is not None:
-        return error.retry_after
-    return tenacity.wait_exponential_jitter(initial=1, max=60, jitter=1)(state)
 
 
 class TushareSource:

@@ -23,7 +23,8 @@ from pipeline.errors import (
     VendorUnavailable,
 )
 from pipeline.tables.tushare import TABLES
-from resources.tushare import ATTEMPTS, TushareClient, TushareSource
+from resources.retrying import ATTEMPTS
+from resources.tushare import TushareClient, TushareSource
 from tests.fakes import TOKEN, FakeTime, FakeTushare, error
 
 DAYS = [date(2024, 1, 2), date(2024, 1, 3), date(2024, 1, 4)]
