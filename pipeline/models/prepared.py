@@ -213,9 +213,7 @@ def _mapped(path: Path, kind: np.dtype[Any], shape: Sequence[int]) -> NDArray[An
     if path.stat().st_size != expected:
         rule = "a prepared array has the size that its folder declares"
         raise BadInput(rule, f"{path.name}: {path.stat().st_size} of {expected} bytes", "delete the folder")
-    mapped = np.memmap(path, kind, "r", shape=tuple(shape))
-    mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
-    return mapped
+    return np.memmap(path, kind, "r", shape=tuple(shape))  # read ahead: rows of a session and its window are neighbours
 
 
 class _Builder:
