@@ -45,6 +45,11 @@ class BookCounts:
     missing_levels: int
     disordered_levels: int
 
+    @property
+    def faultless(self) -> bool:
+        """Nothing was dropped for a fault, and no level is missing."""
+        return not any((self.no_time, self.no_best_quotes, self.crossed, self.missing_levels, self.disordered_levels))
+
     def __str__(self) -> str:
         seen = {name: count for name, count in vars(self).items() if count and name not in ("snapshots", "minutes")}
         details = "".join(f", {count} {name}" for name, count in seen.items())
