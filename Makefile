@@ -36,7 +36,7 @@ lint: install    ## style, types, import floors
 	$(BIN)/lint-imports
 
 bench: install   ## every benchmark: checks equality, then prints the ratio
-	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 golden: install  ## rewrite the golden files after a change that is meant
 	FOLDGATE_UPDATE_GOLDEN=1 $(BIN)/pytest tests/golden

@@ -1,9 +1,11 @@
-"""What a training step gets: one whole session, checked, gathered while the net learns from the one before."""
+"""What a training step gets: one whole session, checked, gathered while the net learns from those before."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -40,26 +42,40 @@ def sessions_of(examples: Examples, role: str) -> list[NDArray[np.int64]]:
 
 
 class SessionLoader:
-    """Batches of some sessions, in their order; one thread gathers the next while this one is in use.
+    """Batches of some sessions, in their order, gathered by threads while earlier ones are in use.
 
     The gathering kernels let go of the interpreter's lock, so they cost the net nothing while a core is free.
+
+    Parameters
+    ----------
+    ahead : int
+        Sessions that are gathered at once, a thread each.
+    pinned : bool
+        In memory that a GPU copies from while it computes.
     """
 
-    def __init__(self, examples: Examples, targets: NDArray[np.float32], sessions: Sequence[NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        targets: NDArray[np.float32],
+        sessions: Sequence[NDArray[np.int64]],
+        *,
+        ahead: int = 1,
+        pinned: bool = False,
+    ) -> None:
         self.examples, self.targets, self.sessions = examples, targets, sessions
+        self.ahead, self.pinned = ahead, pinned
 
     def __len__(self) -> int:
         return len(self.sessions)
 
     def __iter__(self) -> Iterator[Batch]:
-        with ThreadPoolExecutor(1) as gatherer:
-            waiting = [gatherer.submit(self._gather, index) for index in self.sessions[:1]]
-            for following in [*self.sessions[1:], None]:
-                if not waiting:
-                    return
-                batch = waiting.pop().result()
-                if following is not None:
-                    waiting.append(gatherer.submit(self._gather, following))
+        with ThreadPoolExecutor(self.ahead) as gatherers:
+            following = iter(self.sessions)
+            waiting = deque(gatherers.submit(self._gather, index) for index in islice(following, self.ahead))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(gatherers.submit(self._gather, index) for index in islice(following, 1))
                 yield batch
 
     def _gather(self, index: NDArray[np.int64]) -> Batch:
@@ -67,7 +83,10 @@ class SessionLoader:
         tensors, targets = inputs.tensors(index), self.targets[index]
         inputs.store.release()
         require_batch(tensors, targets, str(inputs.store.sessions[inputs.session_index[index[0]]]))
-        return Batch(tuple(torch.from_numpy(part) for part in tensors.values()), torch.from_numpy(targets))
+        parts = [torch.from_numpy(part) for part in (*tensors.values(), targets)]
+        if self.pinned:
+            parts = [part.pin_memory() for part in parts]
+        return Batch(tuple(parts[:-1]), parts[-1])
 
 
 def require_batch(tensors: Tensors, targets: NDArray[np.float32], session: str) -> None:

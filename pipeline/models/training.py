@@ -36,6 +36,7 @@ from pipeline.models.scoring import with_heads
 
 GRADIENT_NORM = 1.0
 TOLD_SECONDS = 5.0  # between lines about a running epoch
+GPU_GATHERERS = 4  # one thread gathers 5,400 names in 0.03 to 0.1 s, which is about a GPU's step; a CPU's is 1.3 s
 STEPS_TOLD = 0.999  # share of the fit that a running epoch may claim at most
 
 
@@ -220,7 +221,14 @@ class SessionTraining(lightning.LightningModule):
 
     def train_dataloader(self) -> SessionLoader:
         order = np.random.default_rng(self._epoch_seed()).permutation(len(self.sessions))
-        return SessionLoader(self.examples, self.targets, [self.sessions[i] for i in order])
+        return self.loader([self.sessions[i] for i in order])
+
+    def loader(self, sessions: Sequence[NDArray[np.int64]]) -> SessionLoader:
+        """Batches for the device that trains."""
+        on_gpu = self.recipe.accelerator == "cuda"
+        return SessionLoader(
+            self.examples, self.targets, sessions, ahead=GPU_GATHERERS if on_gpu else 1, pinned=on_gpu
+        )
 
     def on_train_epoch_start(self) -> None:
         # dropout starts afresh each epoch, so that a resumed run draws what an uninterrupted one would
@@ -328,8 +336,8 @@ class EpochSelection(Callback):
         losses, parts = [], []
         module.served.eval()
         with torch.no_grad(), torch.autocast(module.device.type, enabled=False):
-            for batch in SessionLoader(module.examples, module.targets, self.sessions):
-                raw = module.served.network(*(part.to(module.device) for part in batch.inputs))
+            for batch in module.loader(self.sessions):
+                raw = module.served.network(*(part.to(module.device, non_blocking=True) for part in batch.inputs))
                 losses.append(module.head_losses(raw, batch.targets.to(module.device)).values.sum())
                 parts.append(module.served.serve(raw).cpu())
         module.served.train()
