@@ -9,6 +9,9 @@ import polars as pl
 
 from pipeline.errors import KeyViolation, SchemaError
 
+ROW = ("session", "instrument")
+MINUTE = "minute"  # the third part of the key where a study decides by the minute
+
 
 @dataclass(frozen=True)
 class AsOf:
@@ -60,6 +63,11 @@ def canonical(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     ]
     plain = frame.with_columns(floats)
     return plain if in_key_order(plain, key) else plain.sort(list(key), maintain_order=True)
+
+
+def row_key(frame: pl.DataFrame) -> tuple[str, ...]:
+    """Key of a study's rows: session and instrument; also the minute where a study decides by the minute."""
+    return (*ROW, MINUTE) if MINUTE in frame.columns else ROW
 
 
 def require_columns(frame: pl.DataFrame, columns: Sequence[str], what: str) -> None:

@@ -10,10 +10,8 @@ from operator import add
 import polars as pl
 
 from pipeline.errors import BadInput
-from pipeline.frames import require_columns, require_unique
+from pipeline.frames import require_columns, require_unique, row_key
 from pipeline.labels.spec import HeadSpec
-
-KEY = ("session", "instrument")
 
 
 def average_members(
@@ -49,9 +47,9 @@ def average_members(
     shares = _shares(weights or [1.0] * len(frames), len(frames))
     kinds = dict(zip(columns, (head.kind for head in heads), strict=True))
     served = [_comparable(frame, kinds) for frame in frames]
-    keys = served[0].select(KEY)
+    keys = served[0].select(row_key(served[0]))
     for place, frame in enumerate(served[1:], start=1):
-        if not frame.select(KEY).equals(keys):
+        if not frame.select(row_key(frame)).equals(keys):
             observed = f"member {place} differs from member 0"
             raise BadInput("members score the same rows", observed, "score it again")
     means = [_mean([frame[column] for frame in served], shares) for column in columns]
@@ -73,11 +71,12 @@ def _mean(values: Sequence[pl.Series], shares: Sequence[float]) -> pl.Series:
 
 def _comparable(frame: pl.DataFrame, kinds: Mapping[str, str]) -> pl.DataFrame:
     """Key order, rank heads as (average rank - 1/2) / n within the session."""
-    require_columns(frame, (*KEY, *kinds), "calibrated scores")
-    require_unique(frame, KEY, "calibrated scores")
+    key = row_key(frame)
+    require_columns(frame, (*key, *kinds), "calibrated scores")
+    require_unique(frame, key, "calibrated scores")
     ranked = [
         (pl.col(column).rank("average").over("session") - 0.5) / pl.len().over("session")
         for column, kind in kinds.items()
         if kind == "rank"
     ]
-    return frame.select(*KEY, *kinds).sort(KEY).with_columns(ranked)
+    return frame.select(*key, *kinds).sort(key).with_columns(ranked)

@@ -14,10 +14,8 @@ from pipeline.calibration.methods import METHODS, Floats, Parameters
 from pipeline.calibration.spec import CalibrationSpec
 from pipeline.errors import BadInput
 from pipeline.fingerprints import canonical_json
-from pipeline.frames import require_columns, require_unique
+from pipeline.frames import require_columns, require_unique, row_key
 from pipeline.labels.spec import HeadSpec
-
-KEY = ("session", "instrument")
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Calibrators:
     def apply(self, scores: pl.DataFrame) -> pl.DataFrame:
         """`scores` with every `<head>_head` replaced by `<head>_pred` Float64; other heads pass unchanged."""
         raw = [f"{head.name}_head" for head in self.heads]
-        require_columns(scores, (*KEY, *raw), "scores")
+        require_columns(scores, (*row_key(scores), *raw), "scores")
         served = [
             pl.Series(
                 f"{head.name}_pred",
@@ -99,13 +97,14 @@ def fit_calibrators(
     """
     _require_known(spec.methods)
     names = [head.name for head in heads]
-    require_columns(scores, (*KEY, *(f"{name}_head" for name in names)), "scores")
-    require_columns(labels, (*KEY, *names), "labels")
-    require_unique(scores, KEY, "scores")
+    key = row_key(scores)
+    require_columns(scores, (*key, *(f"{name}_head" for name in names)), "scores")
+    require_columns(labels, (*key, *names), "labels")
+    require_unique(scores, key, "scores")
     if "role" in scores.columns and not scores["role"].cast(pl.String).is_in(["tune"]).all():
         observed = scores["role"].unique().sort().to_list()
         raise BadInput("calibrators see tune rows only", observed, "filter role = tune")
-    rows = scores.sort(KEY).join(labels.select(*KEY, *names), on=KEY, how="left", maintain_order="left")
+    rows = scores.sort(key).join(labels.select(*key, *names), on=key, how="left", maintain_order="left")
     return Calibrators(tuple(_fit_head(rows, head, spec) for head in heads))
 
 

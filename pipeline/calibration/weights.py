@@ -12,10 +12,8 @@ import polars as pl
 from pipeline.calibration.spec import EnsembleSpec
 from pipeline.errors import BadInput
 from pipeline.fingerprints import canonical_json
-from pipeline.frames import require_columns
+from pipeline.frames import require_columns, row_key
 from pipeline.models.metrics import session_rank_ic
-
-KEY = ("session", "instrument")
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,13 @@ def ensemble_weights(
 def _rank_ic(scores: pl.DataFrame, labels: pl.DataFrame, alpha: str) -> tuple[float | None, int]:
     """Mean over sessions of the Spearman correlation of a raw head with its own label, and their number."""
     head = f"{alpha}_head"
-    require_columns(scores, (*KEY, "role", head), "scores")
-    require_columns(labels, (*KEY, alpha), "labels")
+    key = row_key(scores)
+    require_columns(scores, (*key, "role", head), "scores")
+    require_columns(labels, (*key, alpha), "labels")
     if not scores["role"].cast(pl.String).is_in(["tune"]).all():
         observed = scores["role"].unique().sort().to_list()
         raise BadInput("an ensemble is weighed on tune rows only", observed, "filter role = tune")
-    both = scores.select(*KEY, head).join(labels.select(*KEY, alpha), on=list(KEY)).drop_nulls(alpha).sort(KEY)
+    both = scores.select(*key, head).join(labels.select(*key, alpha), on=list(key)).drop_nulls(alpha).sort(key)
     session = both["session"].rank("dense").to_numpy().astype(np.int32)
     truth, score = (both[name].cast(pl.Float32).to_numpy() for name in (alpha, head))
     ic = session_rank_ic(truth, score, session)

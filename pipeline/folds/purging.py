@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.calendars import Calendar
 from pipeline.errors import BadInput
-from pipeline.frames import require_columns, require_unique
+from pipeline.frames import require_columns, require_unique, row_key
 
 KEPT, SPAN, EMBARGO = 0, 1, 2
 
@@ -145,13 +145,13 @@ class Spans:
         session, start, end = (calendar.ordinals(labels[c]) for c in ("session", "label_start", "label_end"))
         wrong = np.flatnonzero((start < 0) | ((end >= 0) & (end <= start)))
         if len(wrong):
-            observed = labels.select("session", "instrument", "label_start", "label_end").row(int(wrong[0]))
+            observed = labels.select(*row_key(labels), "label_start", "label_end").row(int(wrong[0]))
             raise BadInput("a label span must start on a session and end after it", observed,
                            "label_end is the session after the last one looked at")
         kind, first = _distinct(session, start, end)
         rows = np.bincount(kind, minlength=len(first))
         return cls(
-            keys=labels.select("session", "instrument"),
+            keys=labels.select(row_key(labels)),
             session=session[first], start=start[first], end=end[first], rows=rows,
             kind=kind, order=np.argsort(kind, kind="stable"), offset=np.concatenate(([0], np.cumsum(rows))),
             n_sessions=len(calendar.sessions),

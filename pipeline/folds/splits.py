@@ -28,7 +28,7 @@ from pipeline.folds.sessions import (
     with_tune,
 )
 from pipeline.folds.spec import LOCKED, PRODUCTION, FoldSpec
-from pipeline.frames import require_columns
+from pipeline.frames import require_columns, row_key
 
 CAUSES = ("", "span", "embargo", "tune", "open")  # position = code; the first two of `purging.py` come first
 _TUNE, _OPEN = 3, 4
@@ -140,11 +140,12 @@ def roles(folds: Folds, split: str, rows: pl.DataFrame) -> pl.Series:
     if sessions.is_empty():
         raise BadInput("the split must be one of these folds", split,
                        f"choose from {folds.certificate['split'].to_list()}")
-    purged = folds.purged.filter(of_split).select("session", "instrument", "cause")
+    key = row_key(rows)
+    purged = folds.purged.filter(of_split).select(*key, "cause")
     found = (
-        rows.select("session", "instrument")
+        rows.select(key)
         .join(sessions, on="session", how="left", maintain_order="left")
-        .join(purged, on=["session", "instrument"], how="left", maintain_order="left")
+        .join(purged, on=list(key), how="left", maintain_order="left")
     )
     role = (
         pl.when(pl.col("cause") == "open").then(pl.lit("unused"))

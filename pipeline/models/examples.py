@@ -10,10 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import BadInput
-from pipeline.frames import require_columns, require_unique
+from pipeline.frames import require_columns, require_unique, row_key
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.inputs import Inputs
-from pipeline.models.normaliser import KEY
 from pipeline.models.prepared import Prepared
 
 SCORED_ROLES = ("tune", "test")
@@ -75,10 +74,11 @@ class Examples:
 
 def roles_of(prepared: Prepared, roles: pl.DataFrame) -> NDArray[np.object_]:
     """Role of each prepared row; `unused` where `roles` is silent. No fit row is an error."""
-    require_columns(roles, (*KEY, "role"), "roles")
-    require_unique(roles, KEY, "roles")
-    named = roles.select(*KEY, pl.col("role").cast(pl.String))
-    joined = prepared.rows.join(named, on=KEY, how="left", maintain_order="left")
+    key = row_key(prepared.rows)
+    require_columns(roles, (*key, "role"), "roles")
+    require_unique(roles, key, "roles")
+    named = roles.select(*key, pl.col("role").cast(pl.String))
+    joined = prepared.rows.join(named, on=key, how="left", maintain_order="left")
     role = joined["role"].fill_null("unused").to_numpy()
     if not (role == "fit").any():
         raise BadInput("a member needs eligible fit rows", 0, "widen the split's training sessions")
@@ -90,9 +90,10 @@ def targets_of(prepared: Prepared, labels: pl.DataFrame, heads: Sequence[HeadSpe
     names = [head.name for head in heads]
     if not names or len(set(names)) != len(names):
         raise BadInput("heads are named, once each", names, "correct the study's labels")
-    require_columns(labels, (*KEY, *names), "labels")
-    require_unique(labels, KEY, "labels")
-    joined = prepared.rows.join(labels.select(*KEY, *names), on=KEY, how="left", maintain_order="left")
+    key = row_key(prepared.rows)
+    require_columns(labels, (*key, *names), "labels")
+    require_unique(labels, key, "labels")
+    joined = prepared.rows.join(labels.select(*key, *names), on=key, how="left", maintain_order="left")
     targets = np.empty((len(joined), len(names)), np.float32)
     for i, name in enumerate(names):
         targets[:, i] = joined[name].cast(pl.Float32).to_numpy()
