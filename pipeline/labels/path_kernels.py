@@ -27,13 +27,13 @@ def extremes_ahead(
     high: np.ndarray, low: np.ndarray, close: np.ndarray, runs: np.ndarray, horizon: int,
     highest: np.ndarray, lowest: np.ndarray, volatility: np.ndarray,
 ) -> None:
-    """Highest high, lowest low and root mean square one-minute return (bps) of the next `horizon` bars.
+    """Highest high, lowest low and root mean square one-minute log return (bps) of the next `horizon` bars.
 
     The loop over bars is outside, over rows inside: it vectorises, and each sum still runs from the first bar on.
     """
     squared = np.zeros(len(close))
     for i in range(1, len(close)):
-        step = close[i] / close[i - 1] - 1.0
+        step = math.log(close[i] / close[i - 1])
         squared[i] = step * step
     for r in range(len(runs)):
         first, rows, place = runs[r, 0], runs[r, 1], runs[r, 2]
@@ -112,25 +112,27 @@ def quantile_ahead(values: np.ndarray, runs: np.ndarray, horizon: int, share: fl
 
 @njit(cache=True, nogil=True)
 def rank_in_past(
-    values: np.ndarray, segments: np.ndarray, window: int, asked: np.ndarray, out: np.ndarray
+    values: np.ndarray, segments: np.ndarray, window: int, least: int, asked: np.ndarray, out: np.ndarray
 ) -> None:
-    """Share of the last `window` values, the row's own included, that are at most `asked`.
+    """Place of `asked` among the last `window` values, the row's own included, in [0, 1]; ties count half.
 
     `values`, `asked`, `out` float64 [n]; `segments` int64 [k, 2], first row and rows. NaN where the segment is younger
-    than the window, a value of it is missing, or `asked` is. Counting afresh is exact and vectorises.
+    than the window, fewer than `least` values of it are present, or `asked` is missing.
     """
     for s in range(len(segments)):
         first, end = segments[s, 0], segments[s, 0] + segments[s, 1]
-        present = 0  # how many values up to the row are present without a break
         for i in range(first, end):
-            present = 0 if math.isnan(values[i]) else present + 1
-            if present < window or math.isnan(asked[i]):
-                out[i] = math.nan
+            out[i] = math.nan
+            if i - first + 1 < window or math.isnan(asked[i]):
                 continue
-            past, count = values[i - window + 1 : i + 1], 0
+            past, wanted = values[i - window + 1 : i + 1], asked[i]
+            below, up_to, present = 0, 0, 0
             for k in range(window):
-                count += past[k] <= asked[i]
-            out[i] = count / window
+                below += past[k] < wanted
+                up_to += past[k] <= wanted
+                present += past[k] == past[k]
+            if present >= least:
+                out[i] = 0.5 * (below + up_to) / present
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -6,7 +6,7 @@ Looks forward by design and therefore reads `Hindsight` only. What the outcomes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,23 +20,25 @@ from pipeline.labels.path_kernels import (
     extremes_ahead,
     fixed_exits,
     quantile_ahead,
+    rank_in_past,
     returns_ahead,
 )
 from pipeline.labels.price_plan import FIXED, PricePlan
 
 KEY: Final = ("session", "instrument", "minute")
-SIDES: Final = ("long", "short")
+SIDES: Final = ("LONG", "SHORT")
 READS: Final = (*KEY, "high", "low", "close", "spread_bps")
 FLAGS: Final = ("target_hit", "stop_hit", "timeout_hit", "ambiguous_hit")
 TIMES: Final = ("time_to_target_ms", "time_to_stop_ms", "time_to_exit_ms")
 MOVES: Final = ("gross_edge_bps", "future_return_bps", "mfe_bps", "mae_bps")
 SHARED: Final = ("future_spread_p80", "future_realized_vol_bps")
 PER_SIDE: Final = (*FLAGS, *TIMES, *MOVES)
-COLUMNS: Final = (*KEY, *(f"{side}_{name}" for side in SIDES for name in PER_SIDE), *SHARED)
+COLUMNS: Final = (*KEY, *(f"{side.lower()}_{name}" for side in SIDES for name in PER_SIDE), *SHARED)
 
 _MINUTE_US = 60_000_000
-_SIGN = {"long": 1.0, "short": -1.0}
+_SIGN = {"LONG": 1.0, "SHORT": -1.0}
 _SPREAD_SHARE = 0.8
+_DAY, _PRESENT_OF_DAY = 1440, 0.9
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,13 @@ class Ahead:
     runs: np.ndarray
     rise: np.ndarray
     fall: np.ndarray
-    long_return: np.ndarray
-    short_return: np.ndarray
+    returns: Mapping[str, np.ndarray]
     spread_p80: np.ndarray
     volatility: np.ndarray
+
+    def excursions(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+        """MFE and MAE of a side, bps."""
+        return (self.rise, self.fall) if side == "LONG" else (self.fall, self.rise)
 
 
 def path_outcomes(bars: Hindsight, plan: PricePlan, horizon: int | None = None) -> pl.DataFrame:
@@ -129,14 +134,14 @@ def path_outcomes(bars: Hindsight, plan: PricePlan, horizon: int | None = None) 
     -------
     pl.DataFrame
         `COLUMNS`, in key order: one row per minute whose next `horizon` bars lie in its own segment; none at all
-        for a series no longer than that. Per side, with the prefix `long_` or `short_`:
+        for a series no longer than that. Per side, with the prefix `long_` or `short_` (`of_side` takes it off):
         `target_hit, stop_hit, timeout_hit, ambiguous_hit` Int8 (dynamic: target = take 1 happened, stop = stopped
         before it, timeout = something was left at the horizon);
         `time_to_target_ms, time_to_stop_ms` (-1 when not hit), `time_to_exit_ms` Int64, bars x 60,000;
         `gross_edge_bps, future_return_bps`: a ratio seen from the side that gains;
         `mfe_bps, mae_bps`: best and worst over all bars, also after the exit, at least 0.
         Of the minute: `future_spread_p80`, the quantile of the spreads ahead that are present, null for none;
-        `future_realized_vol_bps`, the root mean square of the one-minute returns ahead.
+        `future_realized_vol_bps`, the root mean square of the one-minute log returns ahead.
 
     Raises
     ------
@@ -153,14 +158,15 @@ def look_ahead(paths: MinutePaths, horizon: int) -> Ahead:
         raise BadInput("a horizon is at least one minute", horizon, "look at one or more bars ahead")
     runs = paths.runs(horizon)
     n = int(runs[:, 1].sum())
-    highest, lowest, spread, volatility, long_return, short_return = (np.empty(n) for _ in range(6))
+    highest, lowest, spread, volatility = (np.empty(n) for _ in range(4))
     extremes_ahead(paths.high, paths.low, paths.close, runs, horizon, highest, lowest, volatility)
     quantile_ahead(paths.spread, runs, horizon, _SPREAD_SHARE, spread)
-    for side, out in (("long", long_return), ("short", short_return)):
+    returns = {side: np.empty(n) for side in SIDES}
+    for side, out in returns.items():
         returns_ahead(paths.close, runs, horizon, _SIGN[side], out)
     entry = paths.gathered(paths.close, runs)
     rise, fall = (np.maximum(best - 1.0, 0.0) * 1e4 for best in (highest / entry, entry / lowest))
-    return Ahead(horizon, runs, rise, fall, long_return, short_return, spread, volatility)
+    return Ahead(horizon, runs, rise, fall, returns, spread, volatility)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def side_exits(paths: MinutePaths, plan: PricePlan, ahead: Ahead, side: str) -> 
     exits = SideExits(np.zeros((len(FLAGS), n), np.int8), np.full((len(TIMES), n), -1, np.int64), np.empty(n))
     prices = (paths.close, favourable, adverse, ahead.runs, ahead.horizon, sign,
               plan.target_distance_bps, plan.stop_distance_bps)
-    filled = (getattr(ahead, f"{side}_return"), exits.flags, exits.times, exits.gross)
+    filled = (ahead.returns[side], exits.flags, exits.times, exits.gross)
     if plan.entry_plan_method == FIXED:
         fixed_exits(*prices, *filled)
     else:
@@ -193,10 +199,8 @@ def outcomes_of(paths: MinutePaths, plan: PricePlan, ahead: Ahead) -> pl.DataFra
     columns: dict[str, np.ndarray] = {}
     for side in SIDES:
         exits = side_exits(paths, plan, ahead, side)
-        best, worst = (ahead.rise, ahead.fall) if side == "long" else (ahead.fall, ahead.rise)
-        moves = (exits.gross, getattr(ahead, f"{side}_return"), best, worst)
-        values = (*exits.flags, *exits.times, *moves)
-        columns |= {f"{side}_{name}": value for name, value in zip(PER_SIDE, values, strict=True)}
+        values = (*exits.flags, *exits.times, exits.gross, ahead.returns[side], *ahead.excursions(side))
+        columns |= {f"{side.lower()}_{name}": value for name, value in zip(PER_SIDE, values, strict=True)}
     columns["future_realized_vol_bps"] = ahead.volatility
     table = paths.keys_of(ahead.runs).with_columns(
         *(pl.Series(name, values) for name, values in columns.items()),
@@ -211,11 +215,29 @@ def of_side(outcomes: pl.DataFrame, side: str) -> pl.DataFrame:
     Raises
     ------
     BadInput
-        A side that is neither `long` nor `short`.
+        A side that is neither LONG nor SHORT.
     """
     if side not in SIDES:
-        raise BadInput("a side is `long` or `short`", repr(side), "name one of both")
-    return outcomes.select(*KEY, *(pl.col(f"{side}_{name}").alias(name) for name in PER_SIDE), *SHARED)
+        raise BadInput("a side is LONG or SHORT", repr(side), "name the side in capitals")
+    return outcomes.select(*KEY, *(pl.col(f"{side.lower()}_{name}").alias(name) for name in PER_SIDE), *SHARED)
+
+
+def future_spread_rank(paths: MinutePaths, ahead: Ahead) -> pl.DataFrame:
+    """Where the spread ahead lies among the last day's spreads, by key.
+
+    Returns
+    -------
+    pl.DataFrame
+        The key and `future_spread_rank_24h_pct` in [0, 1], ties half: `future_spread_p80` measured on the ruler of the
+        decision minute. Null where the segment is younger than a day, or under 90 % of its minutes have a spread.
+    """
+    asked, rank = np.full(len(paths.close), np.nan), np.empty(len(paths.close))
+    rows = paths.gathered(np.arange(len(paths.close)), ahead.runs)
+    asked[rows] = ahead.spread_p80
+    rank_in_past(paths.spread, paths.segments, _DAY, int(_PRESENT_OF_DAY * _DAY), asked, rank)
+    table = paths.keys_of(ahead.runs).with_columns(
+        pl.Series("future_spread_rank_24h_pct", rank[rows], nan_to_null=True))
+    return table if paths.in_order else table.sort(KEY)
 
 
 def _in_time_order(frame: pl.DataFrame) -> pl.DataFrame:

@@ -98,7 +98,7 @@ class PricePlan(Spec):
     Raises
     ------
     BadInput
-        An unknown method, a distance or horizon that is not positive, a number that is not finite.
+        An unknown method, a distance or horizon that is not positive, a number that is not finite, a negative cost.
     """
 
     entry_plan_method: PlanMethod = FIXED
@@ -142,6 +142,14 @@ class PricePlan(Spec):
             raise BadInput(f"{info.field_name} is a finite number", value, "give it in basis points")
         if info.field_name in (*_DISTANCES, "max_hold_minutes") and not value > 0:
             raise BadInput(f"{info.field_name} must be positive", value, "give a distance in bps, a horizon in minutes")
+        return value
+
+    @field_validator("funding_cost_bps")
+    @classmethod
+    def _whole_cost(cls, value: float, info: ValidationInfo) -> float:
+        cost = value + info.data.get("fee_bps", 0.0) + info.data.get("slippage_bps", 0.0)
+        if cost < 0:
+            raise BadInput("fee, slippage and funding together are no gain", f"{cost} bps", "give positive bps")
         return value
 
     @field_validator("partial_take1_ratio")
