@@ -78,13 +78,13 @@ def depths(
     return both, net
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def microprice_basis(
     at: np.ndarray, state: np.ndarray, bid: np.ndarray, bid_size: np.ndarray, ask: np.ndarray, ask_size: np.ndarray
 ) -> np.ndarray:
     """(size-weighted mid / mid - 1) * 1e4: each side's size pulls to the other side's price; not Stoikov's."""
     out = np.full(len(at), np.nan)
-    for r in prange(len(at)):
+    for r in range(len(at)):
         if state[r] <= PARTIAL:
             b = at[r]
             p, q, v, w = bid[b, 0], ask[b, 0], bid_size[b, 0], ask_size[b, 0]

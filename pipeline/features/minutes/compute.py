@@ -17,7 +17,10 @@ from pipeline.frames import in_key_order
 def sources_of(
     bars: pl.DataFrame, books: pl.DataFrame | None = None, funding: pl.DataFrame | None = None
 ) -> frozenset[Source]:
-    """The sources that these frames hold; a spread column without any value is none."""
+    """The sources that these frames hold; a spread column without any value is none.
+
+    It depends on the rows at hand: a stage that stores month by month settles its names once and hands them over.
+    """
     spread = "spread_bps" in bars.columns and bars["spread_bps"].cast(pl.Float64).fill_nan(None).count() > 0
     held: dict[Source, bool] = {
         "bars": True,

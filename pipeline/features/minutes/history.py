@@ -119,9 +119,7 @@ def build(bars: pl.DataFrame, books: pl.DataFrame | None, funding: pl.DataFrame 
     """The arrays of the bars' rows; see `compute.minute_features` for the frames and the errors."""
     ordered = _ordered_bars(bars)
     rows = ordered.select(session=pl.col("minute").dt.date(), instrument="instrument", minute="minute")
-    values = {
-        name: np.ascontiguousarray(ordered[name].cast(pl.Float64).to_numpy()) for name in (*PRICES, *VOLUMES)
-    }
+    values = {name: np.array(ordered[name].cast(pl.Float64).to_numpy()) for name in (*PRICES, *VOLUMES)}
     values["spread_bps"] = usable_spread(ordered)
     at, levels = snapshots(rows, books)
     return MinuteHistory(rows, values, segment_places(rows), at, levels, *funding_state(rows, funding))
@@ -177,7 +175,7 @@ def segment_places(rows: pl.DataFrame) -> np.ndarray:
 def snapshots(rows: pl.DataFrame, books: pl.DataFrame | None) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Place of each row's snapshot, and the four `[n_books, 20]` arrays."""
     if books is None:
-        return np.full(len(rows), -1), tuple(np.empty((0, book.LEVELS)) for _ in SIDES)
+        return np.full(len(rows), -1), tuple(_read_only(np.empty((0, book.LEVELS))) for _ in SIDES)
     require_columns(books, (*SERIES, *SIDES), "minute features: books")
     for name in SIDES:
         if books.schema[name] != pl.Array(pl.Float64, book.LEVELS):
@@ -187,8 +185,15 @@ def snapshots(rows: pl.DataFrame, books: pl.DataFrame | None) -> tuple[np.ndarra
     require_minutes(books, "minute features: books")
     places = books.select(*SERIES, at=pl.int_range(pl.len(), dtype=pl.Int64))
     at = rows.select(SERIES).join(places, on=list(SERIES), how="left", maintain_order="left")["at"]
-    levels = tuple(np.ascontiguousarray(books[name].to_numpy()).reshape(-1, book.LEVELS) for name in SIDES)
-    return at.fill_null(-1).to_numpy(), levels
+    levels = tuple(_read_only(books[name].to_numpy().reshape(-1, book.LEVELS)) for name in SIDES)
+    return np.array(at.fill_null(-1).to_numpy()), levels
+
+
+def _read_only(levels: np.ndarray) -> np.ndarray:
+    """Whether polars lends its memory or copies it, one type for the kernels: each type is compiled anew."""
+    view = np.ascontiguousarray(levels).view()
+    view.flags.writeable = False
+    return view
 
 
 def funding_state(rows: pl.DataFrame, funding: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
