@@ -28,7 +28,8 @@ from pipeline.features.plan import plan
 from pipeline.labels.executable import executable_labels
 from pipeline.models.members import fit_member
 from pipeline.models.metrics import session_rank_ic
-from pipeline.models.prepared import Prepared, Reads, prepare
+from pipeline.models.prepared import Prepared, Reads
+from pipeline.models.preparing import prepare
 from pipeline.models.spec import MemberSpec
 from pipeline.simulation.market import SimulatedMarket, simulate
 from pipeline.simulation.profiles import Faults, Profile

@@ -28,7 +28,8 @@ from pipeline.models.losses import head_losses
 from pipeline.models.nets.fitting import network_of
 from pipeline.models.nets.served import Served
 from pipeline.models.onnx_runtime import FILE
-from pipeline.models.prepared import ARRAYS, META, ROWS, Part, Prepared, open_prepared, prepare_folder
+from pipeline.models.prepared import ARRAYS, META, ROWS, Prepared, open_prepared
+from pipeline.models.preparing import Part, prepare_folder
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, Card, Scorer, load_member
 from pipeline.models.spec import MultiPathNetSpec
 from pipeline.models.training import GRADIENT_NORM, Recipe

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BadInput, SchemaError
 from pipeline.fingerprints import canonical_json
+from pipeline.frames import row_key
 from pipeline.models.kernels import channel_moments, gather_bars, gather_features
-from pipeline.models.normaliser import CLIP, KEY, Normaliser, require_schema
-from pipeline.models.prepared import Prepared, Reads, prepare, session_starts
+from pipeline.models.normaliser import CLIP, RANKED, Normaliser, require_schema
+from pipeline.models.prepared import Prepared, Reads, session_starts
+from pipeline.models.preparing import prepare
 from pipeline.models.spec import Layout
 
 Tensors = dict[str, NDArray[np.float32] | NDArray[np.int64]]
@@ -72,6 +74,11 @@ class Inputs:
         """All rows' own features, for families that fit on one matrix."""
         return self._x(self.index)
 
+    @property
+    def raw(self) -> NDArray[np.float32]:
+        """[n, F] as stored: features that are not ranked in their own unit, NaN missing."""
+        return self.store.values[self.index]
+
     def take(self, index: NDArray[np.int64]) -> Inputs:
         """The same inputs for some of the rows."""
         return Inputs(self.store, self.normaliser, self.layout, self.index[index])
@@ -94,7 +101,8 @@ class Inputs:
         return {str(days[low]): self._hash(np.arange(low, high)) for low, high in pairwise(session_starts(days))}
 
     def _hash(self, index: NDArray[np.int64]) -> str:
-        digest = hashlib.sha256(canonical_json(self.rows["instrument"][index].to_list()).encode())
+        keys = self.rows[index].drop("session")
+        digest = hashlib.sha256(canonical_json([keys[name].to_list() for name in keys.columns]).encode())
         for tensor in self.tensors(index).values():
             digest.update(np.ascontiguousarray(tensor).data)
         return digest.hexdigest()
@@ -206,8 +214,8 @@ def fit_normaliser(store: Prepared, fit_rows: NDArray[np.bool_], layout: Layout 
 
 
 def _market_columns(store: Prepared, index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """[market features, len(index)] in one pass: a column at a time would read the mapped rows once per feature."""
-    market = np.flatnonzero(np.array(store.scopes) == "market")
+    """[features not ranked, len(index)] in one pass: a column at a time would read the mapped rows once per feature."""
+    market = np.flatnonzero(~np.isin(store.scopes, RANKED))
     out = np.empty((len(market), len(index)), np.float32)
     for start in range(0, len(index) if len(market) else 0, FIT_ROWS):
         rows = index[start : start + FIT_ROWS]
@@ -266,7 +274,8 @@ def build_inputs(
     BadInput
         A session that is not in the tables, or an infinite value.
     """
-    require_schema(tuple(c for c in features.columns if c not in KEY), normaliser.schema)
+    key = row_key(features)
+    require_schema(tuple(c for c in features.columns if c not in key), normaliser.schema)
     read = layout or Layout()
     axis = standing["session"].unique().sort()
     kept = axis
@@ -277,7 +286,7 @@ def build_inputs(
     scopes = dict(zip(normaliser.schema, normaliser.scopes, strict=True))
     bars = normaliser.bars if read.intraday_sessions else 0
     store = prepare(
-        features.filter(within).select(*KEY, *normaliser.schema),
+        features.filter(within).select(*key, *normaliser.schema),
         standing.filter(within),
         scopes,
         Reads(normaliser.channels, bars, read.categories),

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import BadInput, SchemaError
 from pipeline.fingerprints import canonical_json
-from pipeline.frames import require_columns
+from pipeline.frames import require_columns, row_key
 
 KEY = ("session", "instrument")
-SCOPES = ("instrument", "cross_section", "market")
+RANKED = ("instrument", "cross_section")  # comparable within a session
+SCOPES = (*RANKED, "market", "series")  # one value a session; one instrument's own series by the minute
 CLIP = np.float32(5.0)
 UNKNOWN = 0  # the code of a category's value that no fit row had, and of a missing one
 
@@ -31,9 +32,9 @@ class Normaliser:
     schema : tuple of str
         Feature columns in order.
     scopes : tuple of str
-        Scope of each feature; `market` ones are standardised, all others ranked within the session.
+        Scope of each feature: `RANKED` ones are ranked within the session, the others standardised.
     mean, scale : tuple of float
-        float32 values of the market features, in schema order; a scale of 0 (constant on the fit rows)
+        float32 values of the standardised features, in schema order; a scale of 0 (constant on the fit rows)
         switches the feature off.
     channels : tuple of str
         Of a minute bar, in order; empty where the member reads none.
@@ -56,15 +57,15 @@ class Normaliser:
     vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def market(self) -> NDArray[np.int64]:
-        """Positions of the market features."""
-        return np.flatnonzero(np.array(self.scopes) == "market")
+    def standardised(self) -> NDArray[np.int64]:
+        """Positions of the features that are not ranked."""
+        return np.flatnonzero(~np.isin(self.scopes, RANKED))
 
     @cached_property
     def feature_terms(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean and scale of every feature for the gathering kernel; a scale of NaN takes a rank as it is."""
         mean, scale = np.zeros(len(self.schema), np.float32), np.full(len(self.schema), np.nan, np.float32)
-        mean[self.market], scale[self.market] = self.mean, self.scale
+        mean[self.standardised], scale[self.standardised] = self.mean, self.scale
         return mean, scale
 
     @cached_property
@@ -90,8 +91,9 @@ class Normaliser:
 
 def feature_schema(features: pl.DataFrame, scopes: Mapping[str, str]) -> tuple[str, ...]:
     """Feature columns in order; an error naming those that are mistyped, without a scope, or infinite."""
-    require_columns(features, KEY, "features")
-    schema = tuple(c for c in features.columns if c not in KEY)
+    key = row_key(features)
+    require_columns(features, key, "features")
+    schema = tuple(c for c in features.columns if c not in key)
     mistyped = {c: str(features.schema[c]) for c in schema if features.schema[c] != pl.Float32}
     if mistyped:
         raise SchemaError("features are Float32", mistyped, "rebuild the features stage")

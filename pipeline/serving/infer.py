@@ -13,7 +13,8 @@ import polars as pl
 from pipeline.calibration.averaging import average_members
 from pipeline.errors import BadInput, IncompleteTables, LookAheadError, SchemaError
 from pipeline.frames import canonical, require_columns
-from pipeline.models.prepared import Prepared, prepare
+from pipeline.models.prepared import Prepared
+from pipeline.models.preparing import prepare
 from pipeline.positions.policy import select
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.records import Selection

@@ -10,13 +10,14 @@ import polars as pl
 from pipeline.features.compute import CHANNELS
 from pipeline.features.plan import plan
 from pipeline.fingerprints import hash_sources
-from pipeline.models.prepared import Part, Prepared, Reads, open_prepared, prepare_folder
+from pipeline.models.prepared import Prepared, Reads, open_prepared
+from pipeline.models.preparing import Part, prepare_folder
 from pipeline.stages.contract import Reader
 from pipeline.stages.market import ROW
 from pipeline.study import Study
 
 STAGES = ("panel", "features")
-CODE = ("pipeline.models.prepared", "pipeline.models.kernels", "pipeline.stages.stored_inputs")
+CODE = ("pipeline.models.prepared", "pipeline.models.preparing", "pipeline.models.kernels", __name__)
 
 
 def prepared_inputs(study: Study, read: Reader) -> Prepared:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.models.inputs import Inputs
-from pipeline.models.prepared import Part
+from pipeline.models.preparing import Part
 from pipeline.models.scoring import Scorer
 
 

@@ -11,7 +11,8 @@ import polars as pl
 
 from pipeline.features.compute import CHANNELS
 from pipeline.labels.spec import HeadSpec
-from pipeline.models.prepared import Part, Prepared, Reads, prepare
+from pipeline.models.prepared import Prepared, Reads
+from pipeline.models.preparing import Part, prepare
 from pipeline.models.spec import (
     BoostedSpec,
     DailyPathSpec,

@@ -17,7 +17,8 @@ from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.models.inputs import Inputs, build_inputs, fit_normaliser, inputs_of
 from pipeline.models.kernels import centred_ranks
 from pipeline.models.normaliser import Normaliser
-from pipeline.models.prepared import Part, Prepared, open_prepared, prepare, prepare_folder
+from pipeline.models.prepared import Prepared, open_prepared
+from pipeline.models.preparing import Part, prepare, prepare_folder
 from pipeline.models.spec import Layout
 from tests.models.small_market import BARS, READS, SmallMarket, small_market
 

@@ -16,7 +16,8 @@ from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.labels.spec import HeadSpec
 from pipeline.models.family import FAMILIES, server
 from pipeline.models.members import FittedMember, fit_member
-from pipeline.models.prepared import Prepared, prepare
+from pipeline.models.prepared import Prepared
+from pipeline.models.preparing import prepare
 from pipeline.models.scoring import MEMBER_FILE, NORMALISER_FILE, load_member
 from pipeline.models.spec import LinearSpec, MemberSpec
 from tests.laws.models import (

@@ -25,7 +25,7 @@ from pipeline.features.plan import plan
 from pipeline.models.inputs import Inputs
 from pipeline.models.nets.multi_path import MultiPathNet, Shape
 from pipeline.models.nets.served import Served
-from pipeline.models.prepared import prepare
+from pipeline.models.preparing import prepare
 from pipeline.models.scoring import Scorer, load_member
 from pipeline.models.spec import DailyPathSpec, IntradayPathSpec, LinearSpec, MultiPathNetSpec, TowerSpec
 from pipeline.stages.market import decision_time
