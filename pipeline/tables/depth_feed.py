@@ -86,7 +86,8 @@ class _Reading:
     heads: list[tuple[int, ...]] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     bids: list[int] = field(default_factory=list)
-    levels: list[Sequence[str]] = field(default_factory=list)
+    prices: list[str] = field(default_factory=list)
+    sizes: list[str] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
 
 
@@ -119,7 +120,7 @@ def read_feed(lines: Iterable[str], symbol: str) -> DepthFeed:
     side = np.full(int(bounds[-1]), ASK, dtype=np.int8)
     for begin, bids in zip(bounds[:-1], read.bids, strict=True):
         side[begin:begin + bids] = BID
-    return DepthFeed(changes, bounds, _levels(read.levels, side), tuple(read.snapshots))
+    return DepthFeed(changes, bounds, _levels(read.prices, read.sizes, side), tuple(read.snapshots))
 
 
 def _take(read: _Reading, line: str, symbol: str) -> None:
@@ -130,7 +131,8 @@ def _take(read: _Reading, line: str, symbol: str) -> None:
     if "lastUpdateId" in data:
         pairs = [*data["bids"], *data["asks"]]
         side = np.repeat(np.array([BID, ASK], dtype=np.int8), [len(data["bids"]), len(data["asks"])])
-        read.snapshots.append(Snapshot(len(read.heads), int(data["lastUpdateId"]), _levels(pairs, side)))
+        held = _levels([price for price, _ in pairs], [size for _, size in pairs], side)
+        read.snapshots.append(Snapshot(len(read.heads), int(data["lastUpdateId"]), held))
         return
     if data["e"] != "depthUpdate" or data["s"] != symbol:
         return
@@ -140,16 +142,20 @@ def _take(read: _Reading, line: str, symbol: str) -> None:
     read.heads.append(heads)
     read.counts.append(len(data["b"]) + len(data["a"]))
     read.bids.append(len(data["b"]))
-    read.levels.extend(chain(data["b"], data["a"]))
+    for price, size in chain(data["b"], data["a"]):
+        read.prices.append(price)
+        read.sizes.append(size)
 
 
-def _levels(pairs: Sequence[Sequence[str]], side: np.ndarray) -> Levels:
+def _levels(prices: Sequence[str], sizes: Sequence[str], side: np.ndarray) -> Levels:
     """Decimal text -> float64: equal prices are written alike, so they stay equal."""
-    text = pl.DataFrame({"price": [p[0] for p in pairs], "size": [p[1] for p in pairs]},
-                        schema={"price": pl.String, "size": pl.String})
-    numbers = text.cast(pl.Float64)
-    if not bool(numbers.select(pl.all_horizontal(pl.all().is_finite() & (pl.all() >= 0)).all()).item()):
-        raise ValueError("a price or size that is not finite, or below zero")
+    text = pl.DataFrame({"price": prices, "size": sizes}, schema={"price": pl.String, "size": pl.String})
+    numbers = text.cast(pl.Float64, strict=False)
+    wrong = text.filter(numbers.select(~pl.all_horizontal((pl.all().is_finite() & (pl.all() >= 0)).fill_null(False)))
+                        .to_series())
+    if not wrong.is_empty():
+        raise BadInput("prices and sizes of a depth feed are finite and not below zero", wrong.row(0),
+                       "cut the damaged line out, the book is then unknown until a snapshot")
     return Levels(side, numbers["price"].to_numpy(), numbers["size"].to_numpy())
 
 
