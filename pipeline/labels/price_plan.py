@@ -108,11 +108,11 @@ class PricePlan(Spec):
     second_target_bps: float = Field(default_factory=_DERIVED["second_target_bps"])
     trailing_stop_bps: float = 10.0
     partial_take1_ratio: float = 0.50
-    partial_take2_ratio: float = 0.25
+    partial_take2_ratio: float = Field(default=0.25, validate_default=True)
     breakeven_after_first_target: bool = True
     fee_bps: float = 4.0
     slippage_bps: float = 2.0
-    funding_cost_bps: float = 0.5
+    funding_cost_bps: float = Field(default=0.5, validate_default=True)
     min_expected_net_edge_bps: float = 3.0
     min_plan_net_edge_bps: float = 0.0
     max_entry_mae_bps: float = 12.0
