@@ -223,7 +223,9 @@ def ui(home: Path, arguments: argparse.Namespace) -> int:
     Environment(home)
     return subprocess.call(
         [
-            "dagster",
+            sys.executable,
+            "-m",
+            "dagster",  # not by its name: an environment that is not activated has no such command
             "dev",
             "-w",
             str(PROJECT / "workspace.yaml"),
