@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 LEVELS = 20
 DEPTHS = (1, 5, 20)
@@ -39,14 +39,14 @@ def _side_state(price: np.ndarray, size: np.ndarray, sign: float) -> int:
     return state
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def states(at: np.ndarray, bid: np.ndarray, bid_size: np.ndarray, ask: np.ndarray, ask_size: np.ndarray) -> np.ndarray:
     """State of each row's snapshot, int8 `[n_rows]`.
 
     `at` int64 `[n_rows]` is the snapshot's place in the float64 `[n_books, 20]` arrays, -1 where there is none.
     """
     out = np.empty(len(at), np.int8)
-    for r in prange(len(at)):
+    for r in range(len(at)):
         b = at[r]
         if b < 0:
             out[r] = ABSENT
@@ -56,13 +56,13 @@ def states(at: np.ndarray, bid: np.ndarray, bid_size: np.ndarray, ask: np.ndarra
     return out
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def depths(
     at: np.ndarray, state: np.ndarray, bid: np.ndarray, bid_size: np.ndarray, ask: np.ndarray, ask_size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Notional over levels 0..n-1 for n in `DEPTHS`: of both sides, and bids less asks; float64 `[3, n_rows]`."""
     both, net = np.full((3, len(at)), np.nan), np.full((3, len(at)), np.nan)
-    for r in prange(len(at)):
+    for r in range(len(at)):
         if state[r] > PARTIAL:
             continue
         b = at[r]
@@ -112,7 +112,7 @@ def ask_part(price: float, size: float, price_before: float, size_before: float)
     return size_before * price_before
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def events(
     at: np.ndarray, held: np.ndarray, bid: np.ndarray, bid_size: np.ndarray, ask: np.ndarray, ask_size: np.ndarray
 ) -> np.ndarray:
@@ -121,7 +121,7 @@ def events(
     `held` counts usable snapshots minute after minute up to each row; the first of them has no event.
     """
     out = np.full((3, len(at)), np.nan)
-    for r in prange(len(at)):
+    for r in range(len(at)):
         if held[r] < 2:
             continue
         b, p = at[r], at[r - 1]

@@ -119,7 +119,8 @@ def build(bars: pl.DataFrame, books: pl.DataFrame | None, funding: pl.DataFrame 
     """The arrays of the bars' rows; see `compute.minute_features` for the frames and the errors."""
     ordered = _ordered_bars(bars)
     rows = ordered.select(session=pl.col("minute").dt.date(), instrument="instrument", minute="minute")
-    values = {name: np.array(ordered[name].cast(pl.Float64).to_numpy()) for name in (*PRICES, *VOLUMES)}
+    floats = ordered.select(pl.col(*PRICES, *VOLUMES).cast(pl.Float64))
+    values = {name: np.array(floats[name].to_numpy()) for name in floats.columns}
     values["spread_bps"] = usable_spread(ordered)
     at, levels = snapshots(rows, books)
     return MinuteHistory(rows, values, segment_places(rows), at, levels, *funding_state(rows, funding))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 
 from pipeline.features.minutes import windows
 from pipeline.features.minutes.books import DEPTHS
-from pipeline.features.minutes.history import LONGEST_FUNDING_HOURS, MinuteHistory
+from pipeline.features.minutes.history import LONGEST_FUNDING_HOURS, MINUTE_US, MinuteHistory
 from pipeline.features.minutes.spec import MinuteFamily, MinuteFeature, Source
 
 _NO_BOOK = "no usable snapshot in the minute"
 _TAKER = (1, 5)
 _DAY, _WEEK = 1440, 10_080
+_MONDAY = 4 * _DAY  # 1970-01-05 was the first Monday of the epoch
 
 
 def _one(
@@ -123,10 +123,9 @@ def _clock_features() -> tuple[MinuteFeature, ...]:
 
 
 def _clock(history: MinuteHistory) -> list[np.ndarray]:
-    minute = history.rows["minute"]
-    of_day = (minute.dt.hour().cast(pl.Int64) * 60 + minute.dt.minute().cast(pl.Int64)).to_numpy()
-    of_week = (minute.dt.weekday().cast(pl.Int64).to_numpy() - 1) * _DAY + of_day
-    return [*windows.cycle(of_day, _DAY), *windows.cycle(of_week, _WEEK)]
+    minutes = history.rows["minute"].to_physical().to_numpy() // MINUTE_US
+    of_week = (minutes - _MONDAY) % _WEEK
+    return [*windows.cycle(of_week % _DAY, _DAY), *windows.cycle(of_week, _WEEK)]
 
 
 BOOK = MinuteFamily("book", _book_features(), _book)

@@ -2,7 +2,8 @@
 
 Every sum is computed from its own window alone, oldest to newest: nothing runs on from one row to the next, so
 a value's bits cannot depend on what precedes its window. `held[r]` is the rows of row r's segment up to and with r;
-a window that is longer gives NaN, and so does a NaN inside it.
+a window that is longer gives NaN, and so does a NaN inside it. One thread: starting more cost a live
+minute's 7 ms of features 12 ms, and saved a year's under a second.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 
 @njit(cache=True, error_model="numpy")
@@ -63,14 +64,14 @@ def root_mean_squares(values: np.ndarray, held: np.ndarray, length: int) -> np.n
     return out
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def zscores(values: np.ndarray, held: np.ndarray, length: int) -> np.ndarray:
     """(value - mean) / sample deviation over the last `length` values; NaN where the deviation is zero.
 
     Anchored at the newest value, so that a constant window has a deviation of exactly zero.
     """
     out = np.full(len(values), np.nan)
-    for r in prange(len(values)):
+    for r in range(len(values)):
         if held[r] >= length:
             first = r - length + 1
             shift = _sum(values, first, r + 1, values[r]) / length
@@ -81,49 +82,32 @@ def zscores(values: np.ndarray, held: np.ndarray, length: int) -> np.ndarray:
 
 
 @njit(cache=True, error_model="numpy")
-def _slide(ordered: np.ndarray, count: int, leaves: float, enters: float) -> int:
-    """Let one value leave and one enter the ascending `ordered[:count]`, NaN for none; the new count."""
-    gone = np.searchsorted(ordered[:count], leaves) if not math.isnan(leaves) else count
-    place = np.searchsorted(ordered[:count], enters) if not math.isnan(enters) else count
-    if not math.isnan(leaves) and (place > gone or math.isnan(enters)):
-        place -= 1
-    # Only what lies between the two places moves: a third of the window, not all of it twice.
-    for i in range(gone, place):
-        ordered[i] = ordered[i + 1]
-    for i in range(gone, place, -1):
-        ordered[i] = ordered[i - 1]
-    if not math.isnan(enters):
-        ordered[place] = enters
-    return count - (not math.isnan(leaves)) + (not math.isnan(enters))
-
-
-@njit(cache=True, error_model="numpy")
 def ranks(values: np.ndarray, held: np.ndarray, length: int, least: int) -> np.ndarray:
     """Average-tie rank of the newest value over the count of present ones, in (0, 1].
 
-    NaN are left out; the last `length` rows must hold `least` values and the newest one. A rank is made of counts,
-    which are exact, so here a sorted window may slide: comparing 1440 values a row took eight times as long.
+    NaN are left out; the last `length` rows must hold `least` values and the newest one. Every row counts its own
+    window: a sorted one that slides was 1.4 times as fast over 1440 rows, for twice the code.
     """
     out = np.full(len(values), np.nan)
-    ordered, count = np.empty(length + 1), 0
     for r in range(len(values)):
-        count = 0 if held[r] == 1 else count
-        leaves = values[r - length] if held[r] > length else np.nan
-        count = _slide(ordered, count, leaves, values[r])
-        if held[r] >= length and count >= least and not math.isnan(values[r]):
-            below = np.searchsorted(ordered[:count], values[r])
-            upto = np.searchsorted(ordered[:count], values[r], side="right")
-            out[r] = 0.5 * (below + upto + 1) / count
+        if held[r] >= length and not math.isnan(values[r]):
+            newest, below, upto, present = values[r], 0, 0, 0
+            for i in range(r - length + 1, r + 1):
+                below += values[i] < newest
+                upto += values[i] <= newest
+                present += values[i] == values[i]
+            if present >= least:
+                out[r] = 0.5 * (below + upto + 1) / present
     return out
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def extremes(
     high: np.ndarray, low: np.ndarray, held: np.ndarray, length: int, skip: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Highest `high` and lowest `low` of the `length` rows that end `skip` rows ago."""
     top, bottom = np.full(len(high), np.nan), np.full(len(high), np.nan)
-    for r in prange(len(high)):
+    for r in range(len(high)):
         if held[r] >= length + skip:
             up, down = -np.inf, np.inf
             for i in range(r - skip - length + 1, r - skip + 1):
