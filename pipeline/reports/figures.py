@@ -308,12 +308,12 @@ def blocks_figure(metrics: pl.DataFrame) -> bytes:
     return _figure(draw)
 
 
-def bars_figure(names: Sequence[str], values: Sequence[float], errors: Sequence[float], axis: str) -> bytes:
-    """One horizontal bar a name, the first on top, with whiskers of +- its error."""
-    places = np.arange(len(names))[::-1]
+def bars_figure(names: Sequence[str], values: Sequence[float], errors: Sequence[float | None], axis: str) -> bytes:
+    """One horizontal bar a name, the first on top, with whiskers of +- its error where it has one."""
+    places, whiskers = np.arange(len(names))[::-1], np.array(errors, np.float64)
 
     def draw(axes: Any) -> None:
-        axes.barh(places, values, xerr=errors, color=SERIES[0], alpha=0.75, height=0.62, ecolor=INK, capsize=3)
+        axes.barh(places, values, xerr=whiskers, color=SERIES[0], alpha=0.75, height=0.62, ecolor=INK, capsize=3)
         axes.axvline(0.0, color=MUTED, linewidth=0.8)
         axes.set_yticks(places, names, fontsize=8)
         axes.set_xlabel(axis, color=INK)

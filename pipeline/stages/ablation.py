@@ -18,6 +18,7 @@ import polars as pl
 from pipeline.backtests.ic import rank_ic
 from pipeline.diagnostics.ablation import (
     ERRORS,
+    SEEDS,
     Measured,
     Variant,
     compared,
@@ -60,11 +61,12 @@ def run_ablation(study: Study, read: Reader) -> Finding:
     nets = [member for member in study.members if isinstance(member, MultiPathNetSpec)]
     others = [member for member in study.members if member not in nets]
     asked = [variant for member in (*nets, *others) for variant in variants(member, minutes=minutes)]
-    measured = []
-    for i, variant in enumerate(asked):
-        told = partial(_tell, read, f"{variant.member}, {variant.name}", i, len(asked))
-        measured.append((variant, None if variant.reason else _kept(study, read, ground, variant, told)))
-    finding = _finding(study, ground, compared(measured, _lags(study)))
+    fits = [(variant, seed) for variant in asked for seed in _seeds(study, variant)]
+    found = dict[Variant, list[Measured]]((variant, []) for variant in asked)
+    for i, (variant, seed) in enumerate(fits):
+        told = partial(_tell, read, f"{variant.member}, {variant.name}, seed {seed}", i, len(fits))
+        found[variant].append(_kept(study, read, ground, variant, seed, told))
+    finding = _finding(study, ground, compared(list(found.items()), _lags(study)))
     for leftover in read.workdir.glob("*.json"):
         leftover.unlink()
     return finding
@@ -80,28 +82,36 @@ def _ground(read: Reader) -> Ground:
     return Ground(split, rows, labels.join(rows, on=list(ROW), how="semi", maintain_order="left"))
 
 
+def _seeds(study: Study, variant: Variant) -> list[int]:
+    """Seeds that a variant is fitted with; another family is fitted as the study fits it."""
+    if variant.reason:
+        return []
+    count = SEEDS if isinstance(variant.spec, MultiPathNetSpec) else 1
+    return [study.training.seed + i for i in range(count)]
+
+
 def _tell(read: Reader, what: str, i: int, n: int, text: str, done: float) -> None:
     read.progress(f"{what}: {text}", (i + done) / n)
 
 
-def _kept(study: Study, read: Reader, ground: Ground, variant: Variant, told: Progress) -> Measured:
-    """What was measured, kept until the whole table is made: a killed run goes on at the variant where it stopped."""
-    identity = hash_json([variant.spec, ground.split, read.versions("folds")])
+def _kept(study: Study, read: Reader, ground: Ground, variant: Variant, seed: int, told: Progress) -> Measured:
+    """What was measured, kept until the whole table is made: a killed run goes on at the training where it stopped."""
+    identity = hash_json([variant.spec, seed, ground.split, read.versions("folds")])
     path = read.workdir / f"{identity}.json"
     if path.exists():
         told("measured before", 1.0)
         held = json.loads(path.read_bytes())
         return Measured(**held | {name: tuple(held[name]) for name in ("sessions", "rank_ic")})
-    found = _measure(study, read, ground, variant, told)
+    found = _measure(study, read, ground, variant, seed, told)
     replace_if_changed(path, canonical_json(asdict(found)).encode())
     return found
 
 
-def _measure(study: Study, read: Reader, ground: Ground, variant: Variant, told: Progress) -> Measured:
+def _measure(study: Study, read: Reader, ground: Ground, variant: Variant, seed: int, told: Progress) -> Measured:
     alpha, objective = study.policy.alpha.removesuffix("_pred"), head_objective(study, read)
     fitted = fit_member(
         variant.spec,
-        study.training,
+        study.training.model_copy(update={"seed": seed}),
         study.labels.heads,
         prepared_inputs(study, read),
         ground.labels,
@@ -149,13 +159,13 @@ def _finding(study: Study, ground: Ground, table: pl.DataFrame) -> Finding:
         {"ablation": table, "blocks": blocks},
         {
             "rank IC on tune": partial(_bars, shown, "rank_ic", f"mean rank IC on the tune rows; {error}"),
-            "difference to all": partial(_bars, beside, "difference", f"mean rank IC minus that of `all`; {error}"),
+            "difference to all": partial(_bars, beside, "difference", f"mean rank IC minus that of all; {error}"),
         },
     )
 
 
 def _bars(table: pl.DataFrame, column: str, axis: str) -> bytes:
-    errors = ERRORS * table[f"{column}_se"].fill_null(0.0)
+    errors = ERRORS * table[f"{column}_se"]
     return bars_figure(table["name"].to_list(), table[column].to_list(), errors.to_list(), axis)
 
 
@@ -165,13 +175,13 @@ def _text(study: Study, ground: Ground, table: pl.DataFrame) -> str:
     head, judged = study.policy.alpha.removesuffix("_pred"), table["difference_se"].count()
     return (
         f"Every variant was fitted anew on the fit rows of split {ground.split} ({fit}) with the study's own training "
-        f"and seed {study.training.seed}, and measured on its tune rows ({tune}) by the rank IC of the raw {head} "
+        f"({SEEDS} seeds a net, averaged), and measured on its tune rows ({tune}) by the rank IC of the raw {head} "
         "head. No row that the split tests was read. The tune rows also chose each net's epoch, in the same way for "
         "every variant: each figure is a little too good, the comparison of nets is fair. Other splits test these "
         "sessions, so whoever changes the study by this table has used them up a little, and no ledger counts that. "
         "Differences are paired session by session. Their standard errors allow for dependence over "
-        f"{_lags(study)} sessions, not for what another seed or another split would have given. Of the {judged} "
-        f"differences that have one, about one in fifteen passes {ERRORS:g} standard errors by chance alone. "
+        f"{_lags(study)} sessions and for the nets' seeds, not for what another split would have given. Of the "
+        f"{judged} differences that have one, about one in fifteen passes {ERRORS:g} standard errors by chance alone. "
         "The score is the share of the judged blocks whose absence costs that much."
     )
 
