@@ -2,8 +2,8 @@
 
 Every sum is computed from its own window alone, oldest to newest: nothing runs on from one row to the next, so
 a value's bits cannot depend on what precedes its window. `held[r]` is the rows of row r's segment up to and with r;
-a window that is longer gives NaN, and so does a NaN inside it. One thread: starting more cost a live
-minute's 7 ms of features 12 ms, and saved a year's under a second.
+a window that is longer gives NaN, and so does a NaN inside it. One thread: with more, the features of
+one live minute took 19 ms instead of 7.
 """
 
 from __future__ import annotations
