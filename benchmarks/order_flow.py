@@ -1,7 +1,8 @@
 """Order flow over 20 levels: 1 M minute snapshots to the 16 features, beside the pandas formulation of the same rules.
 
 Both start from the arrays; theirs is the usual one, columns of differences and `rolling`, whose running sums move the
-last bits: values must agree to 1e-6, missing ones exactly. Times are processor time. Then all 70 features of half a year of minutes are timed.
+last bits: values must agree to 1e-6, missing ones exactly. Times are processor time.
+Then all 70 features of half a year of minutes are timed.
 
     pip install pandas
     python -m benchmarks.order_flow
