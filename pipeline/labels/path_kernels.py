@@ -22,39 +22,48 @@ _EMPTY = 1e-12  # a position smaller than this is none: 1 - 0.7 - 0.3 leaves 5.6
 _BLOCK = 512  # rows whose accumulators stay in the first cache
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def extremes_ahead(
-    high: np.ndarray, low: np.ndarray, close: np.ndarray, runs: np.ndarray, horizon: int,
-    highest: np.ndarray, lowest: np.ndarray, volatility: np.ndarray,
-) -> None:
-    """Highest high, lowest low and root mean square one-minute log return (bps) of the next `horizon` bars.
+@njit(cache=True, error_model="numpy")
+def _gain(sign: float, entry: float, price: float) -> float:
+    """The move from entry to price in bps, as a ratio seen from the side that gains."""
+    return (price / entry - 1.0) * BPS if sign > 0 else (entry / price - 1.0) * BPS
 
-    The loop over bars is outside, over rows inside: it vectorises, and each sum still runs from the first bar on.
+
+@njit(cache=True, error_model="numpy")
+def moves_ahead(
+    high: np.ndarray, low: np.ndarray, close: np.ndarray, runs: np.ndarray, horizon: int,
+    rise: np.ndarray, fall: np.ndarray, long_return: np.ndarray, short_return: np.ndarray, volatility: np.ndarray,
+) -> None:
+    """Moves of the next `horizon` bars in bps: to their highest and lowest price, to their last close, a minute's.
+
+    `rise` is highest / entry - 1 and `fall` entry / lowest - 1, at least 0; `volatility` the root mean square of
+    one-minute log returns. The loop over bars is outside, over rows inside: it vectorises, and each sum still runs
+    from the first bar on.
     """
     squared = np.zeros(len(close))
     for i in range(1, len(close)):
         step = math.log(close[i] / close[i - 1])
         squared[i] = step * step
+    top, bottom, total = np.empty(_BLOCK), np.empty(_BLOCK), np.empty(_BLOCK)
     for r in range(len(runs)):
-        first, rows, place = runs[r, 0], runs[r, 1], runs[r, 2]
-        for at in range(0, rows, _BLOCK):
-            n = min(_BLOCK, rows - at)
-            top, bottom = np.full(n, -np.inf), np.full(n, np.inf)
-            total = np.zeros(n)
+        for at in range(0, runs[r, 1], _BLOCK):
+            n, first, out = min(_BLOCK, runs[r, 1] - at), runs[r, 0] + at, runs[r, 2] + at
+            top[:], bottom[:], total[:] = 0.0, np.inf, 0.0
             for k in range(1, horizon + 1):
-                a = first + at + k
+                a = first + k
                 highs, lows, squares = high[a : a + n], low[a : a + n], squared[a : a + n]
                 for j in range(n):
                     top[j] = highs[j] if highs[j] > top[j] else top[j]
                     bottom[j] = lows[j] if lows[j] < bottom[j] else bottom[j]
                     total[j] += squares[j]
-            out = place + at
-            highest[out : out + n] = top
-            lowest[out : out + n] = bottom
-            volatility[out : out + n] = np.sqrt(total / horizon) * BPS
+            for j in range(n):
+                entry, last, o = close[first + j], close[first + j + horizon], out + j
+                rise[o] = max(_gain(1.0, entry, top[j]), 0.0)
+                fall[o] = max(_gain(-1.0, entry, bottom[j]), 0.0)
+                long_return[o], short_return[o] = _gain(1.0, entry, last), _gain(-1.0, entry, last)
+                volatility[o] = math.sqrt(total[j] / horizon) * BPS
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _ranks(ring: np.ndarray, rank: np.ndarray) -> None:
     """Rank of each value among all, the older first of two equal ones."""
     for a in range(len(ring)):
@@ -63,7 +72,7 @@ def _ranks(ring: np.ndarray, rank: np.ndarray) -> None:
             rank[a] += ring[b] < ring[a] or (ring[b] == ring[a] and b < a)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _exchange(ring: np.ndarray, rank: np.ndarray, oldest: int, coming: float) -> None:
     """Put `coming` in the oldest value's place. Three times a sorted window's speed at 45: no branch to mispredict."""
     leaving, below = ring[oldest], -(ring[oldest] <= coming)
@@ -74,7 +83,7 @@ def _exchange(ring: np.ndarray, rank: np.ndarray, oldest: int, coming: float) ->
     ring[oldest], rank[oldest] = coming, below
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _holders(rank: np.ndarray, lower: int, upper: int) -> tuple[int, int]:
     """Where the values of two ranks lie."""
     at_lower, at_upper = 0, 0
@@ -84,16 +93,16 @@ def _holders(rank: np.ndarray, lower: int, upper: int) -> tuple[int, int]:
     return at_lower, at_upper
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def quantile_ahead(values: np.ndarray, runs: np.ndarray, horizon: int, share: float, out: np.ndarray) -> None:
     """Linear quantile of those of the next `horizon` values that are present, as NumPy's to the bit; NaN for none."""
     known = np.where(np.isnan(values), np.inf, values)
-    ring, rank = np.empty(horizon), np.empty(horizon, np.int64)
     for r in range(len(runs)):
         first, rows, start = runs[r, 0], runs[r, 1], runs[r, 2]
-        ring[:] = known[first + 1 : first + 1 + horizon]
+        ring, rank = known[first + 1 : first + 1 + horizon].copy(), np.empty(horizon, np.int64)
         _ranks(ring, rank)
         absent = np.isinf(ring).sum()
+        at_low, at_high = 0, 0
         for j in range(rows):
             if j > 0:
                 oldest, coming = (j - 1) % horizon, known[first + j + horizon]
@@ -105,12 +114,14 @@ def quantile_ahead(values: np.ndarray, runs: np.ndarray, horizon: int, share: fl
             place = (horizon - absent - 1) * share
             under = np.int64(math.floor(place))
             part = place - under
-            at_low, at_high = _holders(rank, under, min(under + 1, horizon - absent - 1))
+            above = min(under + 1, horizon - absent - 1)
+            if rank[at_low] != under or rank[at_high] != above:  # two rows in three keep both
+                at_low, at_high = _holders(rank, under, above)
             low, high = ring[at_low], ring[at_high]
             out[start + j] = low + (high - low) * part if part < 0.5 else high - (high - low) * (1.0 - part)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def rank_in_past(
     values: np.ndarray, segments: np.ndarray, window: int, least: int, asked: np.ndarray, out: np.ndarray
 ) -> None:
@@ -120,8 +131,8 @@ def rank_in_past(
     than the window, fewer than `least` values of it are present, or `asked` is missing.
     """
     for s in range(len(segments)):
-        first, end = segments[s, 0], segments[s, 0] + segments[s, 1]
-        for i in range(first, end):
+        first = segments[s, 0]
+        for i in range(first, first + segments[s, 1]):
             out[i] = math.nan
             if i - first + 1 < window or math.isnan(asked[i]):
                 continue
@@ -135,29 +146,14 @@ def rank_in_past(
                 out[i] = 0.5 * (below + up_to) / present
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _gain(sign: float, entry: float, price: float) -> float:
-    """The move from entry to price in bps, as a ratio seen from the side that gains."""
-    return (price / entry - 1.0) * BPS if sign > 0 else (entry / price - 1.0) * BPS
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def returns_ahead(close: np.ndarray, runs: np.ndarray, horizon: int, sign: float, out: np.ndarray) -> None:
-    """Each side's own return to the close of the last bar, bps."""
-    for r in range(len(runs)):
-        first, rows, place = runs[r, 0], runs[r, 1], runs[r, 2]
-        for j in range(rows):
-            out[place + j] = _gain(sign, close[first + j], close[first + j + horizon])
-
-
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def fixed_exits(
     close: np.ndarray, favourable: np.ndarray, adverse: np.ndarray, runs: np.ndarray, horizon: int, sign: float,
     target: float, stop: float, at_horizon: np.ndarray, flags: np.ndarray, times: np.ndarray, gross: np.ndarray,
 ) -> None:
     """First barrier wins, touching counts, a bar that touches both is the stop. Distances in bps.
 
-    Fills `flags` int8 [4, n] (zero before), `times` int64 [3, n] in ms (-1 before) and `gross` float64 [n] in bps.
+    Fills `flags` int8 [4, n] (zero before), `times` int64 [3, n] in ms and `gross` float64 [n] in bps.
     """
     for r in range(len(runs)):
         first, rows, place = runs[r, 0], runs[r, 1], runs[r, 2]
@@ -168,6 +164,7 @@ def fixed_exits(
             k = 1
             while k <= horizon and adverse[i + k] > bottom and favourable[i + k] < top:
                 k += 1
+            times[TO_TARGET, o], times[TO_STOP, o] = -1, -1
             if k > horizon:
                 flags[TIMEOUT, o] = 1
                 times[TO_EXIT, o] = horizon * MINUTE_MS
@@ -185,7 +182,7 @@ def fixed_exits(
                 gross[o] = target
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _trailed(
     favourable: np.ndarray, adverse: np.ndarray, i: int, horizon: int, sign: float, entry: float, at_horizon: float,
     target: float, stop: float, second: float, trail: float, take1: float, take2: float, breakeven: bool,
@@ -217,7 +214,7 @@ def _trailed(
     return taken, -1, horizon + 1, earned + left * at_horizon
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def dynamic_exits(
     close: np.ndarray, favourable: np.ndarray, adverse: np.ndarray, runs: np.ndarray, horizon: int, sign: float,
     target: float, stop: float, second: float, trail: float, take1: float, take2: float, breakeven: bool,
@@ -232,11 +229,9 @@ def dynamic_exits(
                 favourable, adverse, first + j, horizon, sign, close[first + j], at_horizon[o],
                 target, stop, second, trail, take1, take2, breakeven,
             )
-            if taken > 0:
-                flags[TARGET, o] = 1
-                times[TO_TARGET, o] = taken * MINUTE_MS
-            if stopped > 0:
-                flags[STOP, o] = taken < 0
-                times[TO_STOP, o] = stopped * MINUTE_MS
+            flags[TARGET, o] = taken > 0
+            flags[STOP, o] = stopped > 0 and taken < 0
+            times[TO_TARGET, o] = taken * MINUTE_MS if taken > 0 else -1
+            times[TO_STOP, o] = stopped * MINUTE_MS if stopped > 0 else -1
             flags[TIMEOUT, o] = left_at > horizon
             times[TO_EXIT, o] = min(left_at, horizon) * MINUTE_MS

@@ -17,11 +17,10 @@ from pipeline.errors import BadInput, KeyViolation, SchemaError
 from pipeline.frames import Hindsight, hindsight, in_key_order, require_columns
 from pipeline.labels.path_kernels import (
     dynamic_exits,
-    extremes_ahead,
     fixed_exits,
+    moves_ahead,
     quantile_ahead,
     rank_in_past,
-    returns_ahead,
 )
 from pipeline.labels.price_plan import FIXED, PricePlan
 
@@ -72,14 +71,16 @@ class MinutePaths:
         frame = _in_time_order(frame.select(READS))
         _check_values(frame)
         instant = frame["minute"].to_physical().to_numpy()
-        names = frame["instrument"]
-        new = (np.diff(instant) != _MINUTE_US) | (names != names.shift()).fill_null(True).to_numpy()[1:]
+        names, new = frame["instrument"], np.diff(instant) != _MINUTE_US
+        alone = frame.is_empty() or names[0] == names[-1]  # rows lie by instrument
+        if not alone:
+            new |= (names != names.shift()).fill_null(True).to_numpy()[1:]
         starts = np.flatnonzero(np.concatenate([[True], new])) if frame.height else np.empty(0, np.int64)
         segments = np.column_stack([starts, np.diff(np.append(starts, frame.height))]).astype(np.int64)
         spread = frame["spread_bps"].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         high, low, close = (frame[name].cast(pl.Float64).to_numpy() for name in ("high", "low", "close"))
         return cls(frame.select(KEY), high, low, close, np.abs(spread),  # abs: a zero has one sign
-                   segments, in_key_order(frame, KEY))
+                   segments, alone or in_key_order(frame, KEY))
 
     def runs(self, horizon: int) -> np.ndarray:
         """Rows with `horizon` bars ahead in their segment: int64 [k, 3] of first row, rows, place in the output."""
@@ -158,15 +159,10 @@ def look_ahead(paths: MinutePaths, horizon: int) -> Ahead:
         raise BadInput("a horizon is at least one minute", horizon, "look at one or more bars ahead")
     runs = paths.runs(horizon)
     n = int(runs[:, 1].sum())
-    highest, lowest, spread, volatility = (np.empty(n) for _ in range(4))
-    extremes_ahead(paths.high, paths.low, paths.close, runs, horizon, highest, lowest, volatility)
+    rise, fall, long_return, short_return, volatility, spread = (np.empty(n) for _ in range(6))
+    moves_ahead(paths.high, paths.low, paths.close, runs, horizon, rise, fall, long_return, short_return, volatility)
     quantile_ahead(paths.spread, runs, horizon, _SPREAD_SHARE, spread)
-    returns = {side: np.empty(n) for side in SIDES}
-    for side, out in returns.items():
-        returns_ahead(paths.close, runs, horizon, _SIGN[side], out)
-    entry = paths.gathered(paths.close, runs)
-    rise, fall = (np.maximum(best - 1.0, 0.0) * 1e4 for best in (highest / entry, entry / lowest))
-    return Ahead(horizon, runs, rise, fall, returns, spread, volatility)
+    return Ahead(horizon, runs, rise, fall, {"LONG": long_return, "SHORT": short_return}, spread, volatility)
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,7 @@ def side_exits(paths: MinutePaths, plan: PricePlan, ahead: Ahead, side: str) -> 
     """Exits of one side, rows as in `ahead`."""
     sign, n = _SIGN[side], len(ahead.rise)
     favourable, adverse = (paths.high, paths.low) if sign > 0 else (-paths.low, -paths.high)
-    exits = SideExits(np.zeros((len(FLAGS), n), np.int8), np.full((len(TIMES), n), -1, np.int64), np.empty(n))
+    exits = SideExits(np.zeros((len(FLAGS), n), np.int8), np.empty((len(TIMES), n), np.int64), np.empty(n))
     prices = (paths.close, favourable, adverse, ahead.runs, ahead.horizon, sign,
               plan.target_distance_bps, plan.stop_distance_bps)
     filled = (ahead.returns[side], exits.flags, exits.times, exits.gross)
@@ -248,18 +244,20 @@ def _in_time_order(frame: pl.DataFrame) -> pl.DataFrame:
     nulls = frame.filter(pl.any_horizontal(pl.col(KEY).is_null()))
     if not nulls.is_empty():
         raise KeyViolation(f"the key {list(KEY)} must not be null", nulls.select(KEY).row(0), "drop the row")
-    if not in_key_order(frame, ["instrument", "minute"]):
-        backward = frame.filter(pl.col("minute") < pl.col("minute").shift().over("instrument"))
-        if not backward.is_empty():
-            raise BadInput("the minutes of an instrument ascend", f"out of order: {backward.select(KEY).row(0)}",
-                           "sort the bars by instrument and minute, and find out why they were not")
-        frame = frame.sort("instrument", "minute", maintain_order=True)
-    same = (pl.col("minute") == pl.col("minute").shift()) & (pl.col("instrument") == pl.col("instrument").shift())
-    doubled = frame.filter(same)
+    name, minute = pl.col("instrument"), pl.col("minute")
+    same = name == name.shift()
+    if frame.select(((name > name.shift()) | (same & (minute > minute.shift()))).slice(1).all()).item():
+        return frame
+    backward = frame.filter(minute < minute.shift().over(name))
+    if not backward.is_empty():
+        raise BadInput("the minutes of an instrument ascend", f"out of order: {backward.select(KEY).row(0)}",
+                       "sort the bars by instrument and minute, and find out why they were not")
+    ordered = frame.sort(name, minute)
+    doubled = ordered.filter(same & (minute == minute.shift()))
     if not doubled.is_empty():
         raise KeyViolation("a minute of an instrument has one bar", f"doubled: {doubled.select(KEY).row(0)}",
                            "keep one of the bars")
-    return frame
+    return ordered
 
 
 def _check_values(frame: pl.DataFrame) -> None:
