@@ -34,6 +34,7 @@ from pipeline.models.metrics import session_rank_ic
 from pipeline.models.nets.served import Served
 from pipeline.models.scoring import with_heads
 
+determinism: Any = torch.utils.deterministic  # it sets its attributes at run time
 GRADIENT_NORM = 1.0
 TOLD_SECONDS = 5.0  # between lines about a running epoch
 GPU_GATHERERS = 4  # one thread gathers 5,400 names in 0.03 to 0.1 s, which is about a GPU's step; a CPU's is 1.3 s
@@ -95,7 +96,8 @@ def replayable(seed: int, threads: int) -> Iterator[None]:
     """
     numba.get_num_threads()
     state, before = torch.get_rng_state(), torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    deterministic, filling = torch.are_deterministic_algorithms_enabled(), determinism.fill_uninitialized_memory
+    determinism.fill_uninitialized_memory = False  # of every new tensor, with NaN: 3 % of a step
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     try:
@@ -104,6 +106,7 @@ def replayable(seed: int, threads: int) -> Iterator[None]:
         torch.set_rng_state(state)
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(deterministic)
+        determinism.fill_uninitialized_memory = filling
 
 
 def accelerator_of(device: str) -> Literal["cpu", "cuda"]:
