@@ -6,6 +6,7 @@ here: a trade's outcome comes ready from the labels.
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput, KeyViolation
@@ -194,11 +195,11 @@ def side_value(side: str) -> pl.Expr:
 def planned_ratio(side: str, sizing: Sizing, plan: PlanNumbers) -> pl.Expr:
     """Share of capital of a first position; 0 where the cap is under the minimum or the edge under `min_edge_bps`."""
     prefix, cap = require_side(side), sizing.cap(plan.loss_at_stop_bps)
-    if cap < sizing.min_initial_ratio:
-        return pl.lit(0.0)
     edge = pl.col(f"{prefix}_predicted_edge_bps")
-    raw = sizing.base_ratio * edge / max(plan.loss_at_stop_bps, 1.0) * _confidence(prefix)
-    return pl.when(edge < sizing.min_edge_bps).then(0.0).otherwise(raw.clip(sizing.min_initial_ratio, cap))
+    # One division, here: polars turns a column's division by a number into a product with its reciprocal.
+    raw = sizing.base_ratio / max(plan.loss_at_stop_bps, 1.0) * edge * _confidence(prefix)
+    none = (edge < sizing.min_edge_bps) | pl.lit(cap < sizing.min_initial_ratio)
+    return pl.when(none).then(0.0).otherwise(raw.clip(sizing.min_initial_ratio, max(cap, sizing.min_initial_ratio)))
 
 
 def decide(rows: pl.DataFrame, config: ManagerConfig, plan: PlanNumbers) -> pl.DataFrame:
@@ -246,10 +247,14 @@ def without_overlap(entries: pl.DataFrame, cooldown_minutes: int) -> pl.DataFram
     """
     ordered = entries.sort("minute", "predicted_edge_bps", "instrument", "side",
                            descending=[False, True, False, False])
-    symbol = ordered["instrument"].rank("dense").cast(pl.Int64).to_numpy() - 1
-    busy = (ordered["held_ms"] + cooldown_minutes * MINUTE_MS).to_numpy()
-    decided = ordered["minute"].dt.epoch("ms").to_numpy()
-    return ordered.filter(pl.Series(accept(decided, symbol, busy, int(symbol.max(initial=-1)) + 1)))
+    instants = ordered.select(
+        pl.col("minute").dt.epoch("ms"),
+        pl.col("instrument").rank("dense").cast(pl.Int64) - 1,
+        pl.col("held_ms") + cooldown_minutes * MINUTE_MS,
+    )
+    # Copies: a read-only view of a frame would compile the kernel once more.
+    decided, symbol, busy = (np.array(column.to_numpy()) for column in instants.iter_columns())
+    return ordered.filter(pl.Series(accept(decided, symbol, busy, ordered["instrument"].n_unique())))
 
 
 def run(rows: pl.DataFrame, config: ManagerConfig, plan: PlanNumbers, eval_split: str) -> pl.DataFrame:

@@ -90,11 +90,11 @@ def statistics(actual: np.ndarray, weighted: np.ndarray, ratio: np.ndarray, out:
         total += weighted[i]
         ratios += ratio[i]
         smallest, largest = min(smallest, ratio[i]), max(largest, ratio[i])
-        if weighted[i] > 0.0:
-            wins += 1
-            gain += weighted[i]
+        # Without branches: wins and losses alternate at random, and a wrong guess costs more than the sums.
+        wins += weighted[i] > 0.0
+        gain += max(weighted[i], 0.0)
         loss -= min(weighted[i], 0.0)
-        run = run + 1 if weighted[i] < 0.0 else 0
+        run = (run + 1) * (weighted[i] < 0.0)
         longest = max(longest, run)
         peak = max(peak, total)
         drawdown = max(drawdown, peak - total)
@@ -109,59 +109,61 @@ def statistics(actual: np.ndarray, weighted: np.ndarray, ratio: np.ndarray, out:
 
 @njit(cache=True)
 def _survivors(
-    passed: np.ndarray, need: int, any_long: int, any_short: int, rows: np.ndarray, bits: np.ndarray
+    passed: np.ndarray,
+    long_leads: np.ndarray,
+    after: np.ndarray,
+    place: np.ndarray,
+    need: int,
+    any_long: int,
+    any_short: int,
+    listed: np.ndarray,
+    position: np.ndarray,
 ) -> int:
-    """Rows on which a side passes the common gates, and which direction bits it then has (0: it fails)."""
+    """List the rows on which a side passes the common gates; returns their number.
+
+    `listed` [M, 6] holds all that a candidate asks of a row, side by side in memory: direction bits of LONG, of
+    SHORT (0 where the side fails), whether LONG leads, the next listed row after a LONG, after a SHORT, the place.
+    `position` [N + 1] is scratch: the first listed row at or after each row.
+    """
     n = 0
     for i in range(len(passed)):
+        position[i] = n
         long, short = passed[i, 0], passed[i, 1]
         long = long & any_long if long & need == need else 0
         short = short & any_short if short & need == need else 0
         if long | short:
-            rows[n], bits[n, 0], bits[n, 1] = i, long, short
+            listed[n, 0], listed[n, 1], listed[n, 2] = long, short, long_leads[i]
+            listed[n, 3], listed[n, 4], listed[n, 5] = after[i, 0], after[i, 1], place[i]
             n += 1
+    position[len(passed)] = n
+    for j in range(n):
+        listed[j, 3], listed[j, 4] = position[listed[j, 3]], position[listed[j, 4]]
     return n
 
 
 @njit(cache=True)
-def _replay(
-    rows: np.ndarray,
-    bits: np.ndarray,
-    decided_ms: np.ndarray,
-    symbol: np.ndarray,
-    long_leads: np.ndarray,
-    busy_ms: np.ndarray,
-    edge: np.ndarray,
-    long_bit: int,
-    short_bit: int,
-    free: np.ndarray,
-    trades: np.ndarray,
-) -> int:
-    """Actual edge, weighted edge and ratio of one candidate's trades into `trades` [3, M]; returns their number."""
-    free[:] = np.iinfo(np.int64).min
-    n = 0
-    for j in range(len(rows)):
-        long, short = bits[j, 0] & long_bit, bits[j, 1] & short_bit
+def _replay(listed: np.ndarray, long_bit: int, short_bit: int, taken: np.ndarray) -> int:
+    """One candidate's trades into `taken`, as 2 x place + side; returns their number. Held rows are jumped over."""
+    j, n = 0, 0
+    while j < len(listed):
+        long, short = listed[j, 0] & long_bit, listed[j, 1] & short_bit
         if not long | short:
+            j += 1
             continue
-        i = rows[j]
-        if decided_ms[i] < free[symbol[i]]:
-            continue
-        side = 0 if long and (not short or long_leads[i]) else 1
-        free[symbol[i]] = decided_ms[i] + busy_ms[i, side]
-        trades[:, n] = edge[i, side]
+        side = 0 if long and (not short or listed[j, 2]) else 1
+        taken[n] = 2 * listed[j, 5] + side
         n += 1
+        j = listed[j, 3 + side]
     return n
 
 
 @njit(cache=True, parallel=True)
 def search(
-    decided_ms: np.ndarray,
-    symbol: np.ndarray,
-    n_symbols: int,
     passed: np.ndarray,
     long_leads: np.ndarray,
-    busy_ms: np.ndarray,
+    after: np.ndarray,
+    place: np.ndarray,
+    sorting: bool,
     edge: np.ndarray,
     common: np.ndarray,
     long_bits: np.ndarray,
@@ -174,16 +176,18 @@ def search(
 
     Parameters
     ----------
-    decided_ms, symbol : ndarray of int64, shape [N]
-        Rows by decision instant; symbols are 0 .. n_symbols - 1. One row per symbol and instant.
     passed : ndarray of int64, shape [N, 2]
-        For LONG and SHORT one bit per threshold value that the row passes.
+        Rows symbol by symbol, each in time order; for LONG and SHORT one bit per threshold that the row passes.
     long_leads : ndarray of bool, shape [N]
         Whether LONG wins when both sides pass.
-    busy_ms : ndarray of int64, shape [N, 2]
-        Decision to earliest next entry, per side.
-    edge : ndarray of float64, shape [N, 2, 3]
-        Actual edge, weighted edge, planned ratio, per side.
+    after : ndarray of int64, shape [N, 2]
+        First row that may be entered after an entry here, per side; N when there is none.
+    place : ndarray of int64, shape [N]
+        Place of the row in order of entry over all symbols.
+    sorting : bool
+        Whether trades come out of that order (more than one symbol).
+    edge : ndarray of float64, shape [2 N, 3]
+        At 2 x place + side: actual edge, weighted edge, planned ratio.
     common, long_bits, short_bits : ndarray of int64, shapes [G], [L], [S]
         Bits a candidate needs: of the common gates together, of each direction threshold.
 
@@ -191,16 +195,20 @@ def search(
     -------
     ndarray of float64, shape [L, S, G, len(STATISTICS)]
     """
-    n_long, n_short = len(long_bits), len(short_bits)
+    n_rows, n_long, n_short = len(passed), len(long_bits), len(short_bits)
     out = np.empty((n_long, n_short, len(common), len(STATISTICS)))
     any_long, any_short = long_bits.sum(), short_bits.sum()
     for g in prange(len(common)):
-        rows, bits = np.empty(len(passed), np.int64), np.empty((len(passed), 2), np.int64)
-        m = _survivors(passed, common[g], any_long, any_short, rows, bits)
-        free, trades = np.empty(n_symbols, np.int64), np.empty((3, m))
+        listed, position = np.empty((n_rows, 6), np.int64), np.empty(n_rows + 1, np.int64)
+        m = _survivors(passed, long_leads, after, place, common[g], any_long, any_short, listed, position)
+        taken, trades = np.empty(m, np.int64), np.empty((3, m))
         for a in range(n_long):
             for b in range(n_short):
-                n = _replay(rows[:m], bits[:m], decided_ms, symbol, long_leads, busy_ms, edge, long_bits[a],
-                            short_bits[b], free, trades)
+                n = _replay(listed[:m], long_bits[a], short_bits[b], taken)
+                if sorting:
+                    taken[:n].sort()
+                for t in range(n):
+                    for k in range(3):
+                        trades[k, t] = edge[taken[t], k]
                 statistics(trades[0, :n], trades[1, :n], trades[2, :n], out[a, b, g])
     return out

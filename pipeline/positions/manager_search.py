@@ -132,22 +132,44 @@ def _bits_needed(grid: SearchGrid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return common, long, short
 
 
-def _statistics(rows: pl.DataFrame, loosest: ManagerConfig, plan: PlanNumbers, grid: SearchGrid) -> np.ndarray:
-    """`STATISTICS` of every candidate, [C, K]; `rows` in order of entry, cut to what the loosest gates pass."""
-    cooldown = loosest.add.cooldown_minutes * MINUTE_MS
+def _after(rows: pl.DataFrame, cooldown_minutes: int) -> np.ndarray:
+    """First row of the symbol at or after exit + cooldown, per side, [N, 2]; `rows` symbol by symbol, in time order.
+
+    One search on a key in which every symbol has its own stretch of time, longer than any wait: past a symbol's
+    last row stands the first one of the next.
+    """
+    at = rows["minute"].dt.epoch("ms").to_numpy()
+    busy = rows.select("long_held_ms", "short_held_ms").to_numpy() + cooldown_minutes * MINUTE_MS
+    stretch = at.max(initial=0) - at.min(initial=at.max(initial=0)) + busy.max(initial=0) + 1
+    key = at + stretch * rows["instrument"].rank("dense").cast(pl.Int64).to_numpy()
+    return np.searchsorted(key, key[:, None] + busy)
+
+
+def _edges(rows: pl.DataFrame, loosest: ManagerConfig, plan: PlanNumbers) -> np.ndarray:
+    """Actual edge, weighted edge, planned ratio of each row's LONG and SHORT in turn, [2 N, 3]."""
     ratios = rows.select(**{side: planned_ratio(side, loosest.sizing, plan) for side in SIDES})
-    edges = []
+    sides = []
     for side in SIDES:
         actual, ratio = rows[f"{side.lower()}_actual_edge_bps"].to_numpy(), ratios[side].to_numpy()
-        edges.append(np.column_stack([actual, actual * ratio, ratio]))
+        sides.append(np.column_stack([actual, actual * ratio, ratio]))
+    return np.stack(sides, axis=1).reshape(-1, 3)
+
+
+def _statistics(rows: pl.DataFrame, loosest: ManagerConfig, plan: PlanNumbers, grid: SearchGrid) -> np.ndarray:
+    """`STATISTICS` of every candidate, [C, K]; `rows` are those that pass the loosest gates."""
+    entered = rows.sort("minute", "instrument").with_row_index("place")
+    walked = entered.sort("instrument", "minute")
+    arrays = (
+        np.column_stack([_passed(walked, side, grid) for side in SIDES]),
+        walked.select(side_value("LONG") >= side_value("SHORT")).to_series().to_numpy(),
+        _after(walked, loosest.add.cooldown_minutes),
+        walked["place"].cast(pl.Int64).to_numpy(),
+    )
+    # Writable copies by rows: another layout, or a read-only view, would compile the kernel once more.
     statistics = search_kernel(
-        rows["minute"].dt.epoch("ms").to_numpy(),
-        rows["instrument"].rank("dense").cast(pl.Int64).to_numpy() - 1,
-        rows["instrument"].n_unique(),
-        np.column_stack([_passed(rows, side, grid) for side in SIDES]),
-        rows.select(side_value("LONG") >= side_value("SHORT")).to_series().to_numpy(),
-        np.column_stack([rows[f"{side.lower()}_held_ms"].to_numpy() + cooldown for side in SIDES]),
-        np.ascontiguousarray(np.stack(edges, axis=1)),
+        *(np.array(values, order="C") for values in arrays),
+        rows["instrument"].n_unique() > 1,
+        np.array(_edges(entered, loosest, plan), order="C"),
         *_bits_needed(grid),
     )
     return np.asarray(statistics.reshape(grid.size, len(STATISTICS)))
@@ -189,7 +211,7 @@ def search(
     loosest = _loosest(base, grid)
     opens = [pl.all_horizontal(*gates(side, loosest).values(), planned_ratio(side, loosest.sizing, plan) > 0)
              for side in SIDES]
-    statistics = _statistics(rows.filter(pl.any_horizontal(opens)).sort("minute", "instrument"), loosest, plan, grid)
+    statistics = _statistics(rows.filter(pl.any_horizontal(opens)), loosest, plan, grid)
     best = int(np.argmax(statistics[:, -1]))
     points = np.array(list(product(*(getattr(grid, axis) for axis in AXES))))
     table = pl.DataFrame(

@@ -151,7 +151,7 @@ def trade_metrics(trades: pl.DataFrame) -> TradeMetrics:
         raise BadInput("edges and ratios of trades are finite", f"{broken} values are not",
                        "drop rows without an outcome before the manager runs")
     out = np.empty(len(STATISTICS))
-    statistics(*(np.ascontiguousarray(column) for column in columns), out)
+    statistics(*(np.array(column) for column in columns), out)  # copies: a read-only view would compile again
     return TradeMetrics.model_validate(dict(zip(STATISTICS, out.tolist(), strict=True)))
 
 
