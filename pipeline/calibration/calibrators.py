@@ -99,12 +99,13 @@ def fit_calibrators(
     names = [head.name for head in heads]
     key = row_key(scores)
     require_columns(scores, (*key, *(f"{name}_head" for name in names)), "scores")
-    require_columns(labels, (*key, *names), "labels")
+    require_columns(labels, (*key, *(head.label for head in heads)), "labels")
     require_unique(scores, key, "scores")
     if "role" in scores.columns and not scores["role"].cast(pl.String).is_in(["tune"]).all():
         observed = scores["role"].unique().sort().to_list()
         raise BadInput("calibrators see tune rows only", observed, "filter role = tune")
-    rows = scores.sort(key).join(labels.select(*key, *names), on=key, how="left", maintain_order="left")
+    truth = labels.select(*key, *(pl.col(head.label).alias(head.name) for head in heads))
+    rows = scores.sort(key).join(truth, on=key, how="left", maintain_order="left")
     return Calibrators(tuple(_fit_head(rows, head, spec) for head in heads))
 
 

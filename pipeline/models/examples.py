@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -31,16 +32,27 @@ class Head:
         Mean of the fit rows' labels (the prevalence, for a probability): the constant predictor.
     reason : str
         Why the head *is* that constant; empty when it is learned.
+    model, softmax : str
+        As in `HeadSpec`.
     """
 
     name: str
     kind: str
     baseline: float
     reason: str = ""
+    model: str = ""
+    softmax: str = ""
 
     @property
     def learned(self) -> bool:
         return not self.reason
+
+
+class Spans(NamedTuple):
+    """What each row's labels looked at: [start, end) as datetime64 [n], NaT where a row has no label."""
+
+    start: NDArray[np.datetime64]
+    end: NDArray[np.datetime64]
 
 
 @dataclass(frozen=True)
@@ -51,16 +63,19 @@ class Examples:
     ----------
     inputs : Inputs
     targets : float32 [n, H]
-        NaN where a head has no truth.
+        NaN where a head has no truth, and on fit rows that it does not train on.
     heads : tuple of Head
     role : object [n]
         `fit`, `tune`, `test` or anything else, which is not read.
+    spans : Spans or None
+        None where the labels carry none.
     """
 
     inputs: Inputs
     targets: NDArray[np.float32]
     heads: tuple[Head, ...]
     role: NDArray[np.object_]
+    spans: Spans | None = None
 
     def rows(self, *roles: str) -> NDArray[np.int64]:
         """Positions of the rows with one of `roles`, in key order."""
@@ -90,18 +105,31 @@ def targets_of(prepared: Prepared, labels: pl.DataFrame, heads: Sequence[HeadSpe
     names = [head.name for head in heads]
     if not names or len(set(names)) != len(names):
         raise BadInput("heads are named, once each", names, "correct the study's labels")
-    key = row_key(prepared.rows)
-    require_columns(labels, (*key, *names), "labels")
-    require_unique(labels, key, "labels")
-    joined = prepared.rows.join(labels.select(*key, *names), on=key, how="left", maintain_order="left")
+    joined = label_columns(prepared, labels, [head.label for head in heads])
     targets = np.empty((len(joined), len(names)), np.float32)
-    for i, name in enumerate(names):
-        targets[:, i] = joined[name].cast(pl.Float32).to_numpy()
+    for i, head in enumerate(heads):
+        targets[:, i] = joined[head.label].cast(pl.Float32).to_numpy()
     if np.isinf(targets).any():
         named = [name for i, name in enumerate(names) if np.isinf(targets[:, i]).any()]
         raise BadInput("labels are finite or missing", f"infinite values in {named}", "correct the label")
     _require_outcomes(targets, heads)
     return targets
+
+
+def label_columns(prepared: Prepared, labels: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """Some label columns of each prepared row, null where it has no label."""
+    key, wanted = row_key(prepared.rows), list(dict.fromkeys(columns))
+    require_columns(labels, (*key, *wanted), "labels")
+    require_unique(labels, key, "labels")
+    return prepared.rows.join(labels.select(*key, *wanted), on=key, how="left", maintain_order="left").select(wanted)
+
+
+def spans_of(prepared: Prepared, labels: pl.DataFrame) -> Spans | None:
+    """`label_start` and `label_end` of each prepared row; None where the labels carry neither."""
+    if not {"label_start", "label_end"} <= set(labels.columns):
+        return None
+    found = label_columns(prepared, labels, ["label_start", "label_end"])
+    return Spans(found["label_start"].to_numpy(), found["label_end"].to_numpy())
 
 
 def learnable_heads(targets: NDArray[np.float32], heads: Sequence[HeadSpec]) -> tuple[Head, ...]:
@@ -118,7 +146,7 @@ def _head(values: NDArray[np.float32], head: HeadSpec) -> Head:
     known = values[~np.isnan(values)].astype(np.float64)
     if not known.size:
         nothing = 0.5 if head.kind == "probability" else 0.0
-        return Head(head.name, head.kind, nothing, "no fit row has this label")
+        return Head(head.name, head.kind, nothing, "no fit row has this label", head.model, head.softmax)
     baseline = float(known.mean())
     reason = ""
     if known.min() == known.max():
@@ -126,7 +154,7 @@ def _head(values: NDArray[np.float32], head: HeadSpec) -> Head:
         reason = f"one {what} only on the fit rows: {known[0]:g}"
     if head.kind == "probability":
         baseline = float(np.clip(baseline, PROBABILITY_EDGE, 1.0 - PROBABILITY_EDGE))
-    return Head(head.name, head.kind, baseline, reason)
+    return Head(head.name, head.kind, baseline, reason, head.model, head.softmax)
 
 
 def _require_outcomes(targets: NDArray[np.float32], heads: Sequence[HeadSpec]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -54,6 +55,72 @@ def linear_graph(
     )
     opsets = [helper.make_opsetid("", OPSET)]
     return _bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))
+
+
+class LinearBlock(NamedTuple):
+    """Heads that are solved together.
+
+    Parameters
+    ----------
+    name : str
+        Its initialisers are `<name>_W` and `<name>_B`.
+    kind : str
+        `softmax` over its outputs, `logistic`, or `linear`.
+    weights : float32 [F, K]
+    bias : float32 [K]
+    """
+
+    name: str
+    kind: str
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+def heads_graph(blocks: Sequence[LinearBlock], batch: int) -> bytes:
+    """`prediction = [block outputs, side by side]`, probabilities kept inside (1e-6, 1 - 1e-6).
+
+    The runtime joins the blocks' initialisers once, when it loads: one matrix product serves them all.
+    """
+    constants: dict[str, NDArray[Any]] = {
+        "low": np.array(PROBABILITY_EDGE, np.float32),
+        "high": np.array(1.0 - PROBABILITY_EDGE, np.float32),
+        "widths": np.array([len(block.bias) for block in blocks], np.int64),
+    }
+    for block in blocks:
+        constants |= {f"{block.name}_W": block.weights, f"{block.name}_B": block.bias}
+    names = [block.name for block in blocks]
+    nodes = [
+        helper.make_node("Concat", [f"{name}_W" for name in names], ["weights"], axis=1),
+        helper.make_node("Concat", [f"{name}_B" for name in names], ["bias"], axis=0),
+        helper.make_node("Gemm", ["x", "weights", "bias"], ["linear"]),
+        helper.make_node("Split", ["linear", "widths"], [f"{name}_linear" for name in names], axis=1),
+    ]
+    for block in blocks:
+        nodes += _activation(block)
+    outputs = [f"{block.name}_linear" if block.kind == "linear" else f"{block.name}_inside" for block in blocks]
+    nodes.append(helper.make_node("Concat", outputs, ["prediction"], axis=1))
+    fields, features = sum(len(block.bias) for block in blocks), len(blocks[0].weights)
+    graph = helper.make_graph(
+        nodes,
+        "heads",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, features])],
+        [helper.make_tensor_value_info("prediction", TensorProto.FLOAT, [batch, fields])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    return _bytes(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION))
+
+
+def _activation(block: LinearBlock) -> list[onnx.NodeProto]:
+    linear, risen, inside = (f"{block.name}_{stage}" for stage in ("linear", "risen", "inside"))
+    if block.kind == "linear":
+        return []
+    rise = (
+        helper.make_node("Softmax", [linear], [risen], axis=1)
+        if block.kind == "softmax"
+        else helper.make_node("Sigmoid", [linear], [risen])
+    )
+    return [rise, helper.make_node("Clip", [risen, "low", "high"], [inside])]
 
 
 _TRACED: dict[tuple[object, ...], onnx.ModelProto] = {}

@@ -77,6 +77,8 @@ class Server(Protocol):
 FAMILIES = {
     "linear": ("pipeline.models.linear", "pipeline.models.onnx_runtime"),
     "boosted": ("pipeline.models.boosted", "pipeline.models.boosted"),
+    "heads_linear": ("pipeline.models.heads.linear", "pipeline.models.heads.runtime"),
+    "heads_trees": ("pipeline.models.heads.trees", "pipeline.models.heads.trees"),
     "multi_path": ("pipeline.models.nets.fitting", "pipeline.models.onnx_runtime"),
 }
 """Family -> the module that fits it and the one that serves it."""

@@ -11,9 +11,12 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput
+from pipeline.frames import row_key
 from pipeline.labels.spec import HeadSpec
-from pipeline.models.examples import SCORED_ROLES, Examples, learnable_heads, roles_of, targets_of
+from pipeline.models.examples import SCORED_ROLES, Examples, learnable_heads, roles_of, spans_of, targets_of
 from pipeline.models.family import Fitted, Objective, Progress, trainer
+from pipeline.models.heads.metrics import model_metrics
+from pipeline.models.heads.populations import HeadRows, on_fit_rows
 from pipeline.models.inputs import fit_normaliser, inputs_of
 from pipeline.models.metrics import Metrics, member_metrics
 from pipeline.models.normaliser import Normaliser
@@ -69,7 +72,8 @@ def fit_member(
     prepared : Prepared
         Of `inputs.prepare`; the same for every split and member.
     labels : DataFrame
-        `session`, `instrument` and one column per head; null where there is no truth.
+        `session`, `instrument` and one column per head; null where there is no truth. `label_start` and `label_end`,
+        and columns of populations, where the member or a head reads them.
     roles : DataFrame
         `session`, `instrument`, `role`; a row without one is not read.
     workdir : Path
@@ -84,17 +88,27 @@ def fit_member(
     """
     chosen = trainer(spec.family)
     spec, lost = _with_paths_that_exist(spec, prepared)
-    role, targets = roles_of(prepared, roles), targets_of(prepared, labels, heads)
+    role = roles_of(prepared, roles)
+    known = targets_of(prepared, labels, heads)
+    targets, trained_on = on_fit_rows(known, role == "fit", prepared, labels, heads, training.row_cap)
     normaliser = fit_normaliser(prepared, role == "fit", spec.layout)
     described = learnable_heads(targets[role == "fit"], heads)
-    examples = Examples(inputs_of(prepared, normaliser, spec.layout), targets, described, role)
+    inputs = inputs_of(prepared, normaliser, spec.layout)
+    examples = Examples(inputs, targets, described, role, spans_of(prepared, labels))
     fitted = Fitted({})
     if examples.learned.size:
         fitted = chosen.fit(spec, training, examples, workdir=workdir, objective=objective, progress=progress)
     card = Card(spec.name, spec.family, described, spec.layout, training.serving_batch)
     files = _with_card(fitted, card, normaliser)
     scores, metrics = _served(load_member(files), examples)
-    return FittedMember(files, scores, metrics, fitted.curves, fitted.checkpoints, fitted.notes | lost)
+    notes = fitted.notes | lost | {"heads": _head_notes(trained_on, fitted)}
+    return FittedMember(files, scores, metrics, fitted.curves, fitted.checkpoints, notes)
+
+
+def _head_notes(trained_on: dict[str, HeadRows], fitted: Fitted) -> dict[str, dict[str, Any]]:
+    """Per head the rows that it trained on, and what its family says of it."""
+    said = fitted.notes.get("heads", {})
+    return {name: rows._asdict() | said.get(name, {}) for name, rows in trained_on.items()}
 
 
 def _with_paths_that_exist(spec: MemberSpec, prepared: Prepared) -> tuple[MemberSpec, dict[str, str]]:
@@ -121,8 +135,9 @@ def _served(scorer: Scorer, examples: Examples) -> tuple[pl.DataFrame, dict[str,
     values = scored.select(pl.selectors.ends_with("_head")).to_numpy()
     metrics = {
         name: member_metrics(examples, index[role == name], values[role == name])
+        | model_metrics(examples, index[role == name], values[role == name])
         for name in SCORED_ROLES
         if (role == name).any()
     }
     named = pl.Series("role", role.astype(np.str_).tolist(), pl.String)
-    return scored.insert_column(2, named), metrics
+    return scored.insert_column(len(row_key(scored)), named), metrics

@@ -71,7 +71,7 @@ def _probability(y: NDArray[np.float64], p: NDArray[np.float64], constant: float
         "positives": int(y.sum()),
         "brier": float(np.mean((p - y) ** 2)),
         "brier_constant": float(np.mean((constant - y) ** 2)),
-        "auc": _auc(y, p),
+        "auc": auc(y, p),
     }
 
 
@@ -79,7 +79,7 @@ def _deviation(y: NDArray[np.float64], p: NDArray[np.float64], constant: float) 
     return {"mae": float(np.mean(np.abs(p - y))), "mae_constant": float(np.mean(np.abs(constant - y)))}
 
 
-def _auc(y: NDArray[np.float64], p: NDArray[np.float64]) -> float | None:
+def auc(y: NDArray[np.float64], p: NDArray[np.float64]) -> float | None:
     """Share of (positive, negative) pairs in the right order, ties half (Mann-Whitney)."""
     positives = int(y.sum())
     if positives in (0, len(y)):

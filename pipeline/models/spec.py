@@ -71,6 +71,60 @@ class BoostedSpec(Spec):
         return Layout()
 
 
+class LinearHeadsSpec(Spec):
+    """Logistic and Huber heads on standardised inputs, one graph per model, with the scaler folded into its weights.
+
+    Parameters
+    ----------
+    inverse_penalty : float
+        scikit-learn's C of the logistic heads.
+    huber_alpha, huber_epsilon : float
+        Ridge penalty of the regression heads, and deviations from which an error counts linearly.
+    iterations : int
+        At most, per head.
+    """
+
+    family: Literal["heads_linear"] = "heads_linear"
+    name: str = "heads_linear"
+    inverse_penalty: float = Field(default=1.0, gt=0)
+    huber_alpha: float = Field(default=1e-3, ge=0)
+    huber_epsilon: float = Field(default=1.35, gt=1)
+    iterations: int = Field(default=500, ge=1)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout()
+
+
+class TreeHeadsSpec(Spec):
+    """LightGBM on inputs as they are stored, stopped early on the purged end of the fit rows.
+
+    Parameters
+    ----------
+    rounds : int
+        At most.
+    patience : int
+        Rounds without a gain on the stopping rows.
+    stopping_share : float
+        Newest share of a head's fit rows that says when to stop; what overlaps it is purged from fitting.
+    """
+
+    family: Literal["heads_trees"] = "heads_trees"
+    name: str = "heads_trees"
+    rounds: int = Field(default=180, ge=1)
+    patience: int = Field(default=20, ge=1)
+    stopping_share: float = Field(default=0.15, gt=0, lt=1)
+    leaves: int = Field(default=31, ge=2)
+    learning_rate: float = Field(default=0.04, gt=0)
+    l2: float = Field(default=0.02, ge=0)
+    max_bin: int = Field(default=255, ge=3)
+    min_rows_in_leaf: int = Field(default=20, ge=1)
+
+    @property
+    def layout(self) -> Layout:
+        return Layout()
+
+
 class IntradayPathSpec(Spec):
     """Path A: minute bars of recent sessions, one token per stock-day.
 
@@ -198,7 +252,9 @@ class MultiPathNetSpec(Spec):
         return (*self.layout.daily, *towers, *self.execution, *self.regime)
 
 
-MemberSpec = Annotated[LinearSpec | BoostedSpec | MultiPathNetSpec, Field(discriminator="family")]
+MemberSpec = Annotated[
+    LinearSpec | BoostedSpec | LinearHeadsSpec | TreeHeadsSpec | MultiPathNetSpec, Field(discriminator="family")
+]
 
 
 class TrainingSpec(Spec):
@@ -219,6 +275,8 @@ class TrainingSpec(Spec):
         the CPU.
     serving_batch : int
         Rows per call of an exported graph.
+    row_cap : int or None
+        Labelled fit rows a head trains on at most; the newest are kept.
     """
 
     seed: int = 7
@@ -226,3 +284,4 @@ class TrainingSpec(Spec):
     net_threads: int = Field(default=1, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     serving_batch: int = Field(default=64, ge=1)
+    row_cap: int | None = Field(default=None, ge=1)

@@ -8,13 +8,15 @@ from datetime import date
 import numpy as np
 import polars as pl
 
+from pipeline.frames import row_key
 from pipeline.models.inputs import Inputs
 from pipeline.models.preparing import Part
 from pipeline.models.scoring import Scorer
 
 
 def _same(whole: pl.DataFrame, part: pl.DataFrame, what: str, scorer: Scorer) -> None:
-    joined = part.join(whole, on=["session", "instrument"], how="left", suffix="_whole", maintain_order="left")
+    key = row_key(part)
+    joined = part.join(whole, on=key, how="left", suffix="_whole", maintain_order="left")
     for head in scorer.card.heads:
         column = f"{head.name}_head"
         a = joined[column].to_numpy().view(np.uint32)
@@ -23,7 +25,7 @@ def _same(whole: pl.DataFrame, part: pl.DataFrame, what: str, scorer: Scorer) ->
             at = int(np.flatnonzero(a != b)[0])
             row = joined.row(at, named=True)
             raise AssertionError(
-                f"{scorer.card.name}: {what} changes {column} of {row['session']} {row['instrument']} "
+                f"{scorer.card.name}: {what} changes {column} of {' '.join(str(row[name]) for name in key)} "
                 f"from {row[column + '_whole']!r} to {row[column]!r}; remedy: serve from the fixed batch only"
             )
 
@@ -35,7 +37,7 @@ def check_scores_do_not_depend_on_other_sessions(scorer: Scorer, tables: Part, s
     for day in sessions:
         at = axis.index(day)
         window = pl.col("session").is_in(axis[max(0, at - scorer.window + 1) : at + 1])
-        alone = _score(scorer, Part(*(frame.filter(window) for frame in tables)), [day])
+        alone = _score(scorer, Part(*(frame if frame is None else frame.filter(window) for frame in tables)), [day])
         _same(whole.filter(session=day), alone, "scoring the session alone", scorer)
 
 
@@ -56,11 +58,15 @@ def check_scores_do_not_see_the_future(scorer: Scorer, tables: Part, day: date) 
         pl.when(later).then(9.0).otherwise(pl.col(c)).cast(pl.Float32).alias(c) for c in measured
     )
     closed = tables.standing.with_columns(eligible=pl.col("eligible") & ~later)
-    bars = tables.paths["channels"].to_numpy().copy()
-    bars[(tables.paths["session"] > day).to_numpy()] = 9.0
-    paths = tables.paths.with_columns(channels=pl.Series(bars, dtype=tables.paths.schema["channels"]))
+    paths = _spoilt_bars(tables.paths, day) if tables.paths is not None else None
     whole = _score(scorer, tables, tables.standing["session"].unique().to_list())
     _same(whole, _score(scorer, Part(spoilt, closed, paths), [day]), "a changed future", scorer)
+
+
+def _spoilt_bars(paths: pl.DataFrame, day: date) -> pl.DataFrame:
+    bars = paths["channels"].to_numpy().copy()
+    bars[(paths["session"] > day).to_numpy()] = 9.0
+    return paths.with_columns(channels=pl.Series(bars, dtype=paths.schema["channels"]))
 
 
 def _score(scorer: Scorer, tables: Part, sessions: Sequence[date]) -> pl.DataFrame:

@@ -17,11 +17,13 @@ from pipeline.models.spec import (
     BoostedSpec,
     DailyPathSpec,
     IntradayPathSpec,
+    LinearHeadsSpec,
     LinearSpec,
     MemberSpec,
     MultiPathNetSpec,
     TowerSpec,
     TrainingSpec,
+    TreeHeadsSpec,
 )
 
 KEY = ["session", "instrument"]
@@ -47,7 +49,10 @@ MEMBERS: tuple[MemberSpec, ...] = (
         epochs=3,
         learning_rate=1e-2,
     ),
+    LinearHeadsSpec(),
+    TreeHeadsSpec(rounds=5, leaves=7),
 )
+SPAN = 4  # sessions that a label looks at
 BARS = 8
 READS = Reads(CHANNELS, BARS, ("board", "f3"))
 TRAINING = TrainingSpec(threads=1)
@@ -103,6 +108,7 @@ def small_market(sessions: int = 40, names: int = 30, seed: int = 3) -> SmallMar
             fragility=(0.03 * pl.col("ret").abs()).cast(pl.Float32),
         )
         .with_columns(pl.when("block").then(None).otherwise(pl.col(c)).alias(c) for c in ("rank", "q", "fragility"))
+        .with_columns(label_start=pl.col("session"), label_end=pl.col("session") + pl.duration(days=SPAN))
         .drop("ret", "block")
     )
     edges = {"fit": 0.55, "purged": 0.6, "tune": 0.75, "test": 1.0}
