@@ -28,7 +28,7 @@ PROBABILITIES = (
 """What every row must know, each in [0, 1]."""
 
 MODEL_EDGES = ("long_expected_net_edge_bps", "short_expected_net_edge_bps")
-"""Regression heads of the ENTRY model: needed where the plan's entry target is an opportunity."""
+"""Regression heads of ENTRY: needed where the plan's entry target is an opportunity."""
 
 OUTCOME_COLUMNS = (
     "gross_edge_bps",
@@ -149,7 +149,7 @@ def _settled(frame: pl.DataFrame, side: str, plan: PlanNumbers) -> pl.DataFrame:
     frame = frame.with_columns(pl.col(hits).cast(pl.Boolean))
     _require_finite(frame, (f"{side}_actual_edge_bps",), -1e9, 1e9, "an outcome's gross edge is known and finite")
     _require_finite(frame, tuple(hits), 0, 1, "an outcome says how it ended")
-    _require_finite(frame, (f"{side}_held_ms",), 0, 1e15, "a time to exit is not negative")
+    _require_finite(frame, (f"{side}_held_ms",), 1, 1e15, "a time to exit is positive")
     actual = pl.col(f"{side}_actual_edge_bps")
     differs = ((actual - label).abs() <= ROUNDING * pl.max_horizontal(actual.abs(), 1.0)).fill_null(False).not_()
     wrong = frame.filter(differs)
@@ -161,6 +161,11 @@ def _settled(frame: pl.DataFrame, side: str, plan: PlanNumbers) -> pl.DataFrame:
     return frame
 
 
+def direction_margin() -> pl.Expr:
+    """|long - short| direction probability."""
+    return (pl.col("direction_long_prob") - pl.col("direction_short_prob")).abs()
+
+
 def gates(side: str, config: ManagerConfig) -> dict[str, pl.Expr]:
     """Gate -> what a row must satisfy to open `side`, in the order in which a funnel counts them; all strict.
 
@@ -170,10 +175,9 @@ def gates(side: str, config: ManagerConfig) -> dict[str, pl.Expr]:
         The side is neither LONG nor SHORT.
     """
     prefix, bounds = require_side(side), config.open.side(side)
-    margin = (pl.col("direction_long_prob") - pl.col("direction_short_prob")).abs()
     return {
         "direction": pl.col(f"direction_{prefix}_prob") > bounds.min_direction_prob,
-        "margin": margin > config.open.min_direction_margin,
+        "margin": direction_margin() > config.open.min_direction_margin,
         "entry": pl.col(f"{prefix}_entry_prob") > bounds.min_entry_prob,
         "risk": pl.col("market_risk_prob") < config.open.max_market_risk,
         "edge": pl.col(f"{prefix}_predicted_edge_bps") > bounds.min_edge_bps,
@@ -290,7 +294,7 @@ def run(rows: pl.DataFrame, config: ManagerConfig, plan: PlanNumbers, eval_split
         entry_at=entry_at,
         exit_at=entry_at + pl.duration(milliseconds=pl.col("held_ms")),
         direction_prob=pl.when(long).then("direction_long_prob").otherwise("direction_short_prob"),
-        direction_margin=(pl.col("direction_long_prob") - pl.col("direction_short_prob")).abs(),
+        direction_margin=direction_margin(),
         weighted_edge_bps=pl.col("actual_edge_bps") * pl.col("planned_ratio"),
         minutes_to_exit=pl.col("held_ms") / MINUTE_MS,
         price_plan_id=pl.lit(plan.price_plan_id),

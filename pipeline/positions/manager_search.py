@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.errors import BadInput, KeyViolation
 from pipeline.frames import require_columns
-from pipeline.positions.manager import KEY, MINUTE_MS, gates, planned_ratio, run, side_value
+from pipeline.positions.manager import KEY, MINUTE_MS, direction_margin, gates, planned_ratio, run, side_value
 from pipeline.positions.manager_kernels import STATISTICS
 from pipeline.positions.manager_kernels import search as search_kernel
 from pipeline.positions.manager_spec import (
@@ -106,7 +106,7 @@ def _passed(rows: pl.DataFrame, side: str, grid: SearchGrid) -> np.ndarray:
         "entry": pl.col(f"{prefix}_entry_prob"),
         "market_risk": pl.col("market_risk_prob"),
         "edge": pl.col(f"{prefix}_predicted_edge_bps"),
-        "margin": (pl.col("direction_long_prob") - pl.col("direction_short_prob")).abs(),
+        "margin": direction_margin(),
         f"{prefix}_direction": pl.col(f"direction_{prefix}_prob"),
     }
     columns = rows.select(**values)
@@ -122,21 +122,16 @@ def _passed(rows: pl.DataFrame, side: str, grid: SearchGrid) -> np.ndarray:
 
 def _bits_needed(grid: SearchGrid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Bits of each combination of the common axes, of each LONG and of each SHORT direction threshold."""
-    starts = np.cumsum([0, *map(len, grid.common)]).tolist()
-    axes = [[1 << (start + i) for i in range(len(axis))] for start, axis in zip(starts, grid.common, strict=False)]
-    common = np.array([sum(bits) for bits in product(*axes)], np.int64)
-    long, short = (
-        np.array([1 << (starts[-1] + i) for i in range(len(axis))], np.int64)
-        for axis in (grid.long_direction, grid.short_direction)
-    )
-    return common, long, short
+    *common, directions = np.cumsum([0, *map(len, grid.common)]).tolist()
+    axes = [[1 << (start + i) for i in range(len(axis))] for start, axis in zip(common, grid.common, strict=True)]
+    long, short = (1 << (directions + np.arange(len(axis))) for axis in (grid.long_direction, grid.short_direction))
+    return np.array([sum(bits) for bits in product(*axes)], np.int64), long, short
 
 
 def _after(rows: pl.DataFrame, cooldown_minutes: int) -> np.ndarray:
-    """First row of the symbol at or after exit + cooldown, per side, [N, 2]; `rows` symbol by symbol, in time order.
+    """First row at or after exit + cooldown, per side, [N, 2]; `rows` symbol by symbol, in time order.
 
-    One search on a key in which every symbol has its own stretch of time, longer than any wait: past a symbol's
-    last row stands the first one of the next.
+    Every symbol has its own stretch of the key, longer than any wait: past its last row stands the next one's first.
     """
     at = rows["minute"].dt.epoch("ms").to_numpy()
     busy = rows.select("long_held_ms", "short_held_ms").to_numpy() + cooldown_minutes * MINUTE_MS

@@ -303,7 +303,8 @@ def test_truth_is_joined_one_to_one() -> None:
         ("short_actual_plan_net_edge_bps", None, "rows differ"),
         ("long_gross_edge_bps", math.nan, "gross edge is known"),
         ("short_target_hit", None, "how it ended"),
-        ("long_time_to_exit_ms", -1, "not negative"),
+        ("long_time_to_exit_ms", -1, "is positive"),
+        ("short_time_to_exit_ms", 0, "is positive"),
     ],
 )
 def test_truth_that_contradicts_itself_is_refused(column: str, value: float | None, says: str) -> None:
