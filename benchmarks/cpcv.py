@@ -69,7 +69,7 @@ def check(labels: pl.DataFrame, calendar: Calendar, splits: list[tuple[np.ndarra
     for number, (train, test) in enumerate(splits):
         block = np.full(labels.height, -1)
         block[test] = np.cumsum(np.diff(test, prepend=test[0]) > 1)
-        cause = purge(start, end, block < 0, block, 0, spans.n_sessions)
+        cause = purge(start, end, block < 0, block, 0, spans.length)
         if not np.array_equal(np.flatnonzero((block < 0) & (cause == KEPT)), train):
             sys.exit(f"split {number}: training rows differ")
     print(f"training rows equal in all {len(splits)} splits")

@@ -1,4 +1,4 @@
-"""The referee of a split: overlap, gaps and coverage, recomputed by counting covered sessions.
+"""The referee of a split: overlap, gaps and coverage, recomputed by counting what is covered.
 
 Shares no algorithm with `purge`, so that an error there turns a certificate red instead of repeating itself.
 """
@@ -37,47 +37,47 @@ def certify(
         if name:
             facts["open_rows" if name == "open" else f"purged_{name}"] = int(spans.rows[cause == code].sum())
     known = (spans.start, spans.end, spans.rows)
-    by_test, gap = overlap_and_gap(*known, fit | tune, test, spans.n_sessions)
-    by_tune, _ = overlap_and_gap(*known, fit, tune, spans.n_sessions)
-    return facts | {"overlap_rows": by_test + by_tune, "min_gap_sessions": gap if gap >= 0 else None}
+    by_test, gap = overlap_and_gap(*known, fit | tune, test, spans.length)
+    by_tune, _ = overlap_and_gap(*known, fit, tune, spans.length)
+    return facts | {"overlap_rows": by_test + by_tune, "min_gap_sessions": gap // spans.ticks if gap >= 0 else None}
 
 
 @numba.njit(cache=True)
 def overlap_and_gap(
-    start: np.ndarray, end: np.ndarray, rows: np.ndarray, train: np.ndarray, seen: np.ndarray, n_sessions: int
+    start: np.ndarray, end: np.ndarray, rows: np.ndarray, train: np.ndarray, seen: np.ndarray, length: int
 ) -> tuple[int, int]:
     """Training rows whose span shares a session with a `seen` span, and the smallest gap of the others.
 
     Parameters
     ----------
     start, end : int32 array [n]
-        Half-open spans in session ordinals.
+        Half-open spans on an axis of sessions or minutes.
     rows : int64 array [n]
         Panel rows behind each span.
     train, seen : bool array [n]
         The two sets to hold apart.
-    n_sessions : int
-        Sessions of the calendar.
+    length : int
+        Of the axis.
 
     Returns
     -------
     (int, int)
-        Overlapping rows; sessions between the closest pair of spans, -1 where one set is empty.
+        Overlapping rows; places between the closest pair of spans, -1 where one set is empty.
     """
-    change = np.zeros(n_sessions + 1, np.int64)
+    change = np.zeros(length + 1, np.int64)
     for i in range(len(start)):
         if seen[i]:
             change[start[i]] += 1
             change[end[i]] -= 1
-    covered_before = np.zeros(n_sessions + 1, np.int64)
-    previous = np.full(n_sessions + 1, -1, np.int64)  # last covered session before o
-    following = np.full(n_sessions + 1, -1, np.int64)  # first covered session from o on
+    covered_before = np.zeros(length + 1, np.int64)
+    previous = np.full(length + 1, -1, np.int64)  # last covered session before o
+    following = np.full(length + 1, -1, np.int64)  # first covered session from o on
     depth = 0
-    for o in range(n_sessions):
+    for o in range(length):
         depth += change[o]
         covered_before[o + 1] = covered_before[o] + (depth > 0)
         previous[o + 1] = o if depth > 0 else previous[o]
-    for o in range(n_sessions - 1, -1, -1):
+    for o in range(length - 1, -1, -1):
         following[o] = o if covered_before[o + 1] > covered_before[o] else following[o + 1]
 
     overlapping, gap = 0, -1

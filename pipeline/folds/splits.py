@@ -43,7 +43,7 @@ class Folds:
     split_sessions : pl.DataFrame
         `split`, `session`, `group` (null for a session without any known label), `role`.
     purged : pl.DataFrame
-        `split`, `session`, `instrument`, `cause`: rows that do not take their session's role. `span` and
+        `split`, the key, `cause`: rows that do not take their session's role. `span` and
         `embargo` are training rows too near the test rows, `tune` fit rows that meet the tune rows, `open`
         rows whose label is not yet known.
     paths : pl.DataFrame
@@ -69,7 +69,7 @@ def make_folds(labels: pl.DataFrame, calendar: Calendar, spec: FoldSpec) -> Fold
     Parameters
     ----------
     labels : pl.DataFrame
-        `session`, `instrument`, `label_start`, `label_end`; a null end means not yet known, and such a row is
+        The key, `label_start`, `label_end` (sessions, or instants in UTC); a null end means not yet known, and such a row is
         unused in every split.
     calendar : Calendar
         The market's sessions; purging and embargo count on it, never on rows.
@@ -118,7 +118,7 @@ def production_folds(labels: pl.DataFrame, calendar: Calendar, spec: FoldSpec, c
 
 
 def roles(folds: Folds, split: str, rows: pl.DataFrame) -> pl.Series:
-    """Role of each (session, instrument) row in a split: `fit`, `tune`, `test`, `purged` or `unused`.
+    """Role of each row in a split: `fit`, `tune`, `test`, `purged` or `unused`.
 
     Parameters
     ----------
@@ -198,11 +198,11 @@ def _purge_split(
     kind_role = np.where(known, role[at], UNUSED)
     train = (kind_role == FIT) | (kind_role == TUNE)
     block = np.where(kind_role == TEST, session_blocks(role == TEST)[at], -1)
-    cause = purge(spans.start, spans.end, train, block, embargo, spans.n_sessions)
+    cause = purge(spans.start, spans.end, train, block, embargo * spans.ticks, spans.length)
     kept = cause == KEPT
     tune = np.where((kind_role == TUNE) & kept, 0, -1)
     # No embargo here: where fit rows follow tune rows, a test block lies between, whose embargo ends later.
-    by_tune = purge(spans.start, spans.end, (kind_role == FIT) & kept, tune, 0, spans.n_sessions)
+    by_tune = purge(spans.start, spans.end, (kind_role == FIT) & kept, tune, 0, spans.length)
     cause[by_tune != KEPT] = _TUNE
     cause[used & ~known & (role[at] != UNUSED)] = _OPEN
     return kind_role, cause

@@ -107,7 +107,7 @@ def test_row_count_purging_leaks_on_an_unbalanced_panel_and_ours_does_not() -> N
         reach = [(end[test][start[test] < e]).max(initial=-1) for e in range(end.max() + 1)]
         leaked += int((train & (np.array(reach)[end] > start)).sum())
         kept += int(train.sum())
-        ours = purge(start, end, group != g, np.where(group == g, 0, -1), 0, spans.n_sessions)
+        ours = purge(start, end, group != g, np.where(group == g, 0, -1), 0, spans.length)
         left = (group != g) & (ours == KEPT)
         assert not (left & (np.array(reach)[end] > start)).any()
     assert leaked > 0, f"{leaked} of {kept} rows"
@@ -129,7 +129,7 @@ def test_training_rows_equal_those_of_purgedcv() -> None:
     for train, test in splitter.split(np.zeros((labels.height, 1))):
         block = np.full(labels.height, -1)
         block[test] = np.cumsum(np.diff(test, prepend=test[0]) > 1)
-        cause = purge(start, end, block < 0, block, 0, spans.n_sessions)
+        cause = purge(start, end, block < 0, block, 0, spans.length)
         assert np.array_equal(np.flatnonzero((block < 0) & (cause == KEPT)), train)
         compared += 1
     assert compared == 15
