@@ -19,7 +19,7 @@ BOOK, LEVEL, STAMP = range(110, 113)  # stream names
 GAP_TICKS = 2.4
 BEST_SHARE, BEHIND_SHARE = 0.05, 0.012  # of a minute's median volume
 SIZE_NOISE = 0.8
-LEAN_PRESSURE, LEAN_SHOCK, LEAN_NOISE = 0.30, 0.40, 0.22
+LEAN_PRESSURE, LEAN_SHOCK, LEAN_NOISE = 0.50, 0.80, 0.20
 THIN = 0.35  # depth falls with volatility
 STAMP_FROM, STAMP_WITHIN = 59_000_000, 999_000  # microseconds into the minute
 
