@@ -12,6 +12,8 @@ from pipeline.simulation.perpetual_profiles import PerpetualProfile, contract_of
 from pipeline.simulation.perpetual_walk import PerpetualWalk, walk_minutes
 
 CLOSE_ENOUGH = 0.001
+CALIBRATION_DAYS = 183
+SECANT_STEPS, LARGEST_STRENGTH = 8, 100.0
 
 
 def make_walks(profile: PerpetualProfile, strength: float) -> dict[str, tuple[PerpetualWalk, FaultPlaces]]:
@@ -54,28 +56,29 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def planted_strength(profile: PerpetualProfile) -> float:
     """Bps a unit of paying pressure earns over the horizon, so that the market's own rank correlation is the target.
 
-    At most six secant steps. A market as short as `tiny` has a luck of 0.07 in that figure, half a year 0.013: the
-    strength makes up for it.
+    A shorter market than half a year is planted as half a year of the same making would be:
+    with 6 days the luck of the rank correlation is 0.06 (one deviation over seeds), with half a year 0.010, and a
+    strength that made up for the former would be anything between a third and six times this one.
 
     Raises
     ------
     BadInput
-        The target is out of reach: too high, or below the luck of a short market.
+        The target is out of reach for `SECANT_STEPS` steps below `LARGEST_STRENGTH`.
     """
     if profile.signal == 0.0:
         return 0.0
-    last, last_miss = 0.0, _mean_rank_ic(profile, 0.0) - profile.signal
-    strength = 18.0 * profile.signal
-    for _ in range(6):
-        miss = _mean_rank_ic(profile, strength) - profile.signal
-        if abs(miss) < CLOSE_ENOUGH or miss == last_miss:
+    sample = profile.model_copy(update={"days": max(profile.days, CALIBRATION_DAYS)})
+    last, last_miss = 0.0, _mean_rank_ic(sample, 0.0) - profile.signal
+    strength = 45.0 * profile.signal
+    for _ in range(SECANT_STEPS):
+        miss = _mean_rank_ic(sample, strength) - profile.signal
+        if abs(miss) < CLOSE_ENOUGH:
+            return strength
+        slope = (miss - last_miss) / (strength - last)
+        last, last_miss, strength = strength, miss, strength - miss / slope if slope > 0 else 0.0
+        if not 0.0 < strength < LARGEST_STRENGTH:
             break
-        step = miss * (strength - last) / (miss - last_miss)
-        last, last_miss, strength = strength, miss, strength - step
-    if not 0.0 < strength < 100.0:
-        raise BadInput("the planted rank correlation must be reachable", profile.signal,
-                       "lower the profile's signal, or give it more days")
-    return strength
+    raise BadInput("the planted rank correlation must be reachable", profile.signal, "lower the profile's signal")
 
 
 def _mean_rank_ic(profile: PerpetualProfile, strength: float) -> float:

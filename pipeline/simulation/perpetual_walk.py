@@ -26,7 +26,7 @@ LARGEST_SHOCK = 12.0
 INSIDE = 0.7  # volatility of the path inside a minute, of the minute's own
 
 PRESSURE_HALF_LIFE = 30.0
-CALM = 1.7  # pressure below this pays nothing: one minute in eleven has more
+CALM = 2.0  # pressure below this pays nothing: one minute in 22 has more
 # Taker imbalance is tanh of these times pressure, shock and noise: deviation 0.40, correlation 0.37 with the minute's
 # return, as in real minutes. The shock is news to the minute itself, so that flow alone forecasts nothing.
 FLOW_PRESSURE, FLOW_SHOCK, FLOW_NOISE = 0.19, 0.20, 0.40

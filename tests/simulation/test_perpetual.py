@@ -191,14 +191,20 @@ def test_minutes_move_like_those_of_a_perpetual(null: PerpetualMarket) -> None:
     assert size[hour == 14].mean() > 1.5 * size[hour == 3].mean()
 
 
-@pytest.mark.parametrize("name", ["tiny", "demo"])
-def test_planted_rank_correlation_is_the_profiles(name: str, request: pytest.FixtureRequest) -> None:
+def test_planted_rank_correlation_is_the_profiles(demo: PerpetualMarket) -> None:
     """Pins a signal stronger or weaker than the profile says, by which every power figure would be wrong; measured
-    with another program over the published closes."""
-    market: PerpetualMarket = request.getfixturevalue(name)
-    assert market.oracle_rank_ic == pytest.approx(market.profile.signal, abs=0.002)
-    rows = market.oracle.drop_nulls()
-    assert spearmanr(rows["signal"], rows["forward_return_bps"]).statistic == pytest.approx(market.oracle_rank_ic)
+    with another program over the oracle's rows."""
+    assert demo.oracle_rank_ic == pytest.approx(demo.profile.signal, abs=0.0015)
+    rows = demo.oracle.drop_nulls()
+    assert spearmanr(rows["signal"], rows["forward_return_bps"]).statistic == pytest.approx(demo.oracle_rank_ic)
+
+
+def test_a_short_market_is_planted_like_a_long_one(tiny: PerpetualMarket, demo: PerpetualMarket) -> None:
+    """Pins a strength that makes up for the luck of six days; that luck has a deviation of 0.06 between seeds."""
+    longer = simulate_perpetual(demo.profile.model_copy(update={"signal": tiny.profile.signal,
+                                                                "faults": tiny.profile.faults}))
+    assert tiny.strength == longer.strength
+    assert tiny.oracle_rank_ic == pytest.approx(tiny.profile.signal, abs=0.12)
 
 
 def test_the_oracles_return_is_that_of_the_published_closes(tiny: PerpetualMarket) -> None:
@@ -253,7 +259,7 @@ def test_the_pressure_pays_after_the_close_and_within_the_horizon(demo: Perpetua
     """Pins a drift inside the minute that tells of it, where nobody could earn it, or one that outlasts its horizon."""
     rows = demo.klines(BTC).select(pl.col("open_time").dt.replace_time_zone("UTC").alias("minute"), "close")
     joined = demo.oracle.join(rows, on="minute")
-    strong = joined["signal"].abs() > 2.2
+    strong = joined["signal"].abs() > 2.5
     direction = joined["signal"].sign()
 
     def gained(first: int, last: int) -> float:
