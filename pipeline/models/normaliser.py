@@ -94,7 +94,8 @@ def feature_schema(features: pl.DataFrame, scopes: Mapping[str, str]) -> tuple[s
     key = row_key(features)
     require_columns(features, key, "features")
     schema = tuple(c for c in features.columns if c not in key)
-    mistyped = {c: str(features.schema[c]) for c in schema if features.schema[c] != pl.Float32}
+    types = features.schema  # made anew by every access: 1.5 ms at 70 features
+    mistyped = {c: str(types[c]) for c in schema if types[c] != pl.Float32}
     if mistyped:
         raise SchemaError("features are Float32", mistyped, "rebuild the features stage")
     unscoped = {c: scopes.get(c) for c in schema if scopes.get(c) not in SCOPES}

@@ -33,7 +33,8 @@ def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Pre
     BadInput
         A model's file is absent, or a model that does not serve its head.
     SchemaError
-        A graph of another width or batch than its card's, or models that read different features.
+        A card of another model, a graph of another width or batch than its card's, or models that read different
+        features.
     """
     graphs, features = [], set()
     for model in dict.fromkeys(head.model or ONLY_MODEL for head in heads):
@@ -68,6 +69,8 @@ def open_model(files: Mapping[str, bytes], model: str, batch: int) -> tuple[onnx
     if absent:
         raise BadInput("a member is whole", f"absent: {absent}", "fetch the artifact again")
     card = ModelCard.from_json(files[card_file(model)])
+    if card.model != model:
+        raise SchemaError(f"the card of {model} names it", card.model, "fetch the artifact again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(files[onnx_file(model)], options, providers=list(PROVIDERS))

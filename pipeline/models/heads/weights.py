@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from pipeline.errors import BadInput, SchemaError
 
 
-def linear_head(model: bytes, head: str, features: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """`<head>_W` float32 [F, K] and `<head>_B` float32 [K], over raw features.
+def linear_head(model: bytes, head: str, features: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`<head>_W` float64 [F, K] and `<head>_B` float64 [K], over raw features.
 
     A softmax has K columns, in the order of its fields; any other head has one.
 
