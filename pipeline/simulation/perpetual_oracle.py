@@ -56,9 +56,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def planted_strength(profile: PerpetualProfile) -> float:
     """Bps a unit of paying pressure earns over the horizon, so that the market's own rank correlation is the target.
 
-    A shorter market than half a year is planted as half a year of the same making would be:
-    with 6 days the luck of the rank correlation is 0.06 (one deviation over seeds), with half a year 0.010, and a
-    strength that made up for the former would be anything between a third and six times this one.
+    A shorter market than half a year is planted as half a year of the same making would be. The luck of the rank
+    correlation is 0.06 with 6 days and 0.010 with half a year (one deviation over seeds); a strength that made up for
+    the former would be anything between a third and six times this one.
 
     Raises
     ------
