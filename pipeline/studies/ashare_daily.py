@@ -59,6 +59,7 @@ STUDY = Study(
         LinearSpec(),
         BoostedSpec(),
         MultiPathNetSpec(
+            epochs=2,
             intraday=IntradayPathSpec(sessions=3, kernels=(3, 9), width=8),
             daily=DailyPathSpec(window=20, features=(  # the five states are told apart by these: docs/architecture.md
                 "return_1", "overnight_return_1", "intraday_return_1", "return_5", "return_20", "RSQR20", "CNTD20",
