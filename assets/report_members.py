@@ -16,6 +16,9 @@ WORDS = (
     "Rank IC of the alpha's head with the executable return, over the splits. Epochs of a net are chosen on tune rows: "
     "by the execution-aware objective or by the loss, whichever the study says; both choices are shown."
 )
+TRAINING_NOTES = (
+    "paths", "switched_off", "device", "precision", "selected_by", "epoch", "epoch_by_objective", "epoch_by_loss",
+)  # fmt: skip
 
 
 def members_section(environment: Environment) -> Section | None:
@@ -67,7 +70,7 @@ def _worth(study: Study, member: str, versions: dict[str, Version]) -> pl.DataFr
 def _epochs(partition: str, version: Version) -> dict[str, Any]:
     notes = dict(version.metadata["training"])
     notes["paths"] = " ".join(notes.get("paths", ()))
-    return {"split": partition, **notes}
+    return {"split": partition, **{name: notes.get(name) for name in TRAINING_NOTES}}
 
 
 def _weights(environment: Environment) -> pl.DataFrame | None:

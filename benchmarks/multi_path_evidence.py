@@ -152,7 +152,7 @@ def show(
 ) -> None:
     share = f"{ic.mean() / known.mean():9.0%}" if known is not None else " " * 9
     error = ic.std(ddof=1) / math.sqrt(len(ic))
-    told = f"epoch {notes['epoch']} (loss {notes['epoch_by_loss']})" if notes else ""
+    told = f"epoch {notes['epoch']} (loss {notes['epoch_by_loss']})" if "epoch" in notes else ""
     print(
         f"{plant:9} {seed:5}  {name:11} {ic.mean():+8.4f} {error:7.4f} {len(ic):9} {share} {seconds:8.1f}  {told}",
         flush=True,

@@ -69,8 +69,8 @@ def make_folds(labels: pl.DataFrame, calendar: Calendar, spec: FoldSpec) -> Fold
     Parameters
     ----------
     labels : pl.DataFrame
-        The key, `label_start`, `label_end` (sessions, or instants in UTC); a null end means not yet known, and such a row is
-        unused in every split.
+        The key, `label_start`, `label_end` (sessions, or instants in UTC); a null end means not yet known, and such
+        a row is unused in every split.
     calendar : Calendar
         The market's sessions; purging and embargo count on it, never on rows.
     spec : FoldSpec

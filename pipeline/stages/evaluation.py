@@ -258,8 +258,9 @@ def _nested(metrics: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 def _brier(study: Study, read: Reader) -> pl.DataFrame:
     """head, brier, constant_brier over all out-of-sample rows; the constant is the head's rate on those rows."""
-    heads = [head.name for head in study.labels.heads if head.kind == "probability"]
-    joined = read.table("predictions", "predictions").join(read_labels(read).select(*ROW, *heads), on=list(ROW))
+    heads = {head.name: head.label for head in study.labels.heads if head.kind == "probability"}
+    truths = read_labels(read).select(*ROW, *(pl.col(label).alias(name) for name, label in heads.items()))
+    joined = read.table("predictions", "predictions").join(truths, on=list(ROW))
     parts = []
     for head in heads:
         known = joined.drop_nulls(head).select(p=f"{head}_pred", y=pl.col(head).cast(pl.Float64))

@@ -169,9 +169,10 @@ def weighed(study: Study, tune: Mapping[str, pl.DataFrame], labels: pl.DataFrame
 
 def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     """Reliability of every probability head before and after, on the rows with truth."""
-    heads = [head.name for head in study.labels.heads if head.kind == "probability"]
+    heads = {head.name: head.label for head in study.labels.heads if head.kind == "probability"}
     both = calibrators.apply(scores).join(scores.select(*ROW, *(f"{h}_head" for h in heads)), on=list(ROW))
-    rows = both.join(labels.select(*ROW, *heads), on=list(ROW))
+    truths = labels.select(*ROW, *(pl.col(label).alias(name) for name, label in heads.items()))
+    rows = both.join(truths, on=list(ROW))
     parts = []
     for head in heads:
         known = rows.drop_nulls(head)
