@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
+from numba import njit
 
 from pipeline.errors import SchemaError
 from pipeline.frames import require_columns
@@ -109,14 +111,12 @@ def settle(
 ) -> tuple[pl.DataFrame, BookCounts]:
     """Rows of `book_1m` from the snapshots that `last_of_minutes` chose, with levels that are none made null."""
     require_columns(chosen, level_names(), "book snapshots")
-    whole = chosen.with_columns(
-        _origin(chosen).alias("origin_time"), pl.col(level_names()).cast(pl.Float64),
-    )
-    levels, missing = _without_missing(whole)
-    levels, disordered = _without_disordered(levels)
-    rows = BOOK_1M.typed(levels.select(
-        pl.lit(symbol).alias("symbol"), pl.col("origin_time").dt.truncate("1m").alias("minute"), "origin_time",
-        *level_names(),
+    levels, missing, disordered = _without_damage(chosen)
+    origin = _origin(chosen)
+    # A NaN becomes null where the rows are typed.
+    rows = BOOK_1M.typed(levels.with_columns(
+        chosen.select(pl.lit(symbol).alias("symbol"), origin.dt.truncate("1m").alias("minute"),
+                      origin.alias("origin_time")),
     ))
     BOOK_1M.check(rows)
     return rows, BookCounts(snapshots=snapshots, **counts, minutes=rows.height, missing_levels=missing,
@@ -160,33 +160,45 @@ def _positive(name: str) -> pl.Expr:
     return (pl.col(name).is_finite() & (pl.col(name) > 0)).fill_null(False)
 
 
-def _without_missing(books: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Price and size of a level are there together or not at all."""
-    there = {(side, i): _positive(f"{side}_{i}_price") & _positive(f"{side}_{i}_size")
-             for side in SIDES for i in range(BOOK_LEVELS)}
-    return _masked(books, there)
+def _without_damage(chosen: pl.DataFrame) -> tuple[pl.DataFrame, int, int]:
+    """The levels as Float64, NaN where one is missing or disordered, and how many of either.
+
+    One pass over numbers: as an expression a level, each built on the one before, a day took 120 ms instead of 3.
+    """
+    names = level_names()
+    numbers = chosen.select(pl.col(names).cast(pl.Float64)).to_numpy(writable=True)
+    levels = np.ascontiguousarray(numbers.T).reshape(len(SIDES), BOOK_LEVELS, 2, chosen.height)
+    missing, disordered = _blank(levels)
+    return pl.DataFrame(levels.reshape(len(names), -1).T, schema=list(names), orient="row"), missing, disordered
 
 
-def _without_disordered(books: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Prices step away from the middle; a level that does not, and what lies behind it, is made missing."""
-    there = {}
-    for side in SIDES:
-        better = pl.col(f"{side}_0_price")
-        kept = pl.lit(True)
-        for i in range(1, BOOK_LEVELS):
-            price = pl.col(f"{side}_{i}_price")
-            behind = price < better if side == "bid" else price > better
-            kept = kept & (price.is_null() | behind)
-            there[side, i] = kept | price.is_null()
-            better = pl.coalesce(price, better)
-    return _masked(books, there)
+@njit(cache=True)
+def _blank(levels: np.ndarray) -> tuple[int, int]:
+    """Blank, in place, price and size of levels that are none; float64 [side, level, price and size, row].
 
+    A level is missing without a finite price and size above zero. Prices step away from the middle: a level that does
+    not lie behind the one before is disordered, and so is all behind it.
 
-def _masked(books: pl.DataFrame, there: dict[tuple[str, int], pl.Expr]) -> tuple[pl.DataFrame, int]:
-    """Levels that are not there as null, and how many these are."""
-    gone = books.select((~mask).sum().alias(f"{side}_{i}") for (side, i), mask in there.items())
-    masked = [
-        pl.when(mask).then(pl.col(f"{side}_{i}_{what}")).alias(f"{side}_{i}_{what}")
-        for (side, i), mask in there.items() for what in ("price", "size")
-    ]
-    return books.with_columns(masked), int(sum(gone.row(0)))
+    Returns
+    -------
+    (int, int)
+        Missing and disordered levels.
+    """
+    sides, depth, _, rows = levels.shape
+    missing, disordered = 0, 0
+    for side in range(sides):
+        away = -1.0 if side == 0 else 1.0
+        reached = np.full(rows, -np.inf)  # the last level's price, so turned that it grows; inf: nothing lies behind
+        for level in range(depth):
+            price, size = levels[side, level]
+            for row in range(rows):
+                if not (0 < price[row] < np.inf and 0 < size[row] < np.inf):
+                    missing += 1
+                elif away * price[row] > reached[row]:
+                    reached[row] = away * price[row]
+                    continue
+                else:
+                    disordered += 1
+                    reached[row] = np.inf
+                price[row], size[row] = np.nan, np.nan
+    return missing, disordered
