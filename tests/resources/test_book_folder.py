@@ -14,16 +14,18 @@ from pipeline.errors import BadInput, MissingTable, SchemaError
 from pipeline.tables.binance import BOOK_1M
 from pipeline.tables.books import minute_books
 from resources.book_folder import BookFolder, read_recorded_feed
-from tests.tables.test_books import frame, random_feed, snapshot
+from tests.tables.test_books import START, damaged, frame, random_feed, snapshot
 
 DAYS = [date(2024, 1, day) for day in (1, 2, 3)]
 CLOCK = FixedClock(datetime(2024, 2, 1, tzinfo=UTC))
 
 
-def write(root: Path, day: date, rows: pl.DataFrame, symbol: str = "BTC-USDT-PERP") -> Path:
+def write(
+    root: Path, day: date, rows: pl.DataFrame, symbol: str = "BTC-USDT-PERP", row_group: int | None = None
+) -> Path:
     folder = root / f"table=book/exchange=BINANCE_FUTURES/symbol={symbol}/dt={day}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows.write_parquet(folder / "data.parquet")
+    rows.write_parquet(folder / "data.parquet", row_group_size=row_group)
     return folder / "data.parquet"
 
 
@@ -40,6 +42,18 @@ def test_minutes_are_the_same_as_those_of_the_frame(tmp_path: Path):
     assert got.rows.equals(minute_books(a_day(DAYS[0]), "BTCUSDT")[0])
     assert got.rows["bid_0_price"].to_list() == pytest.approx([100.9, 102.9, 104.9])
     assert (got.complete, got.notes) == ((DAYS[0],), ())
+
+
+@pytest.mark.parametrize("row_group", [None, 100])
+def test_columns_read_apart_belong_to_one_snapshot(tmp_path: Path, row_group: int | None):
+    """The chosen rows are gathered from every group of columns, of a file whose rows are out of order and damaged."""
+    books = damaged(3, 900)
+    write(tmp_path, START.date(), books.select(reversed(books.columns)), row_group=row_group)
+    got = BookFolder(tmp_path, clock=CLOCK).fetch(BOOK_1M, [START.date()], ["BTCUSDT"])
+    rows, counts = minute_books(books, "BTCUSDT")
+    assert got.rows.equals(rows)
+    assert rows.height > 200
+    assert str(counts) in got.notes[0]
 
 
 def test_a_missing_day_is_named_and_not_complete(tmp_path: Path):

@@ -15,9 +15,10 @@ from polars.testing import assert_frame_equal
 
 from pipeline.errors import BadInput, SchemaError
 from pipeline.tables.binance import level_names
-from pipeline.tables.books import level_arrays, minute_books
+from pipeline.tables.books import last_of_minutes, level_arrays, minute_books
 from pipeline.tables.depth_feed import read_feed, rebuild
 from tests.oracles import depth_slow
+from tests.oracles.book_levels_slow import valid_levels
 
 START = datetime(2024, 1, 2, 10, 0)
 
@@ -92,6 +93,50 @@ def test_what_lies_behind_a_disordered_level_is_missing():
     assert [rows[f"ask_{i}_price"].item() for i in (5, 6, 19)] == [None, None, None]
     assert rows["bid_19_price"].item() == pytest.approx(98.0)
     assert counts.disordered_levels == 15
+
+
+def damaged(seed: int, rows: int, dtype: pl.DataType | type[pl.DataType] = pl.Float64) -> pl.DataFrame:
+    """Whole prices three apart, some moved to or past their neighbours; of the values one in 50 is none. 3 a minute."""
+    rng = np.random.default_rng(seed)
+    away = 3 * np.arange(1, 21) + rng.choice([0, 0, 0, 0, -3, -4, 4], (rows, 2, 20), p=[0.24] * 4 + [0.01, 0.01, 0.02])
+    prices = 1000.0 + np.array([[-1], [1]]) * away
+    values = np.stack([prices, rng.integers(1, 50, prices.shape)], axis=-1).reshape(rows, 80)
+    nothing = rng.choice([np.nan, 0.0, -0.0, -1.0, np.inf, -np.inf], values.shape)
+    books = pl.DataFrame(np.where(rng.random(values.shape) < 0.01, nothing, values), schema=list(level_names()))
+    null = pl.DataFrame(rng.random(values.shape) < 0.01, schema=list(level_names()))
+    stamps = [START + timedelta(seconds=20 * int(i)) for i in rng.permutation(rows)]
+    return books.cast(dtype, strict=False).with_columns(
+        pl.Series("origin_time", stamps), *(pl.when(~null[name]).then(name).alias(name) for name in level_names()),
+    )
+
+
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32, pl.Int64], ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_one_pass_over_numbers_drops_the_levels_that_the_expressions_drop(seed: int, dtype: pl.DataType):
+    """Nulls, NaN, infinities, zeros of either sign, equal and overtaking prices in one book: values, nulls, counts."""
+    books = damaged(seed, 600, dtype)
+    chosen = books[last_of_minutes(books)[0]]
+    expected, missing, disordered = valid_levels(chosen.with_columns(pl.col(level_names()).cast(pl.Float64)))
+    rows, counts = minute_books(books, "X")
+    assert_frame_equal(rows.select(level_names()), expected.select(level_names()), check_exact=True)
+    assert (counts.missing_levels, counts.disordered_levels) == (missing, disordered)
+    assert min(missing, disordered) > 50
+
+
+def test_the_snapshots_handed_in_stay_as_they_are():
+    """Levels are blanked in place, and a column's memory may be shared with the caller's frame."""
+    books = frame(snapshot(START, ask_5_price=100.2))
+    before = books.clone().to_dict(as_series=False)
+    minute_books(books, "X")
+    assert books.to_dict(as_series=False) == before
+
+
+def test_a_level_that_no_book_has_is_missing_in_all():
+    """Such a column comes without a type."""
+    books = frame(snapshot(START), snapshot(START + timedelta(minutes=1))).with_columns(
+        pl.lit(None).alias("bid_19_price"))
+    rows, counts = minute_books(books, "X")
+    assert rows["bid_19_size"].null_count() == counts.missing_levels == 2
 
 
 @pytest.mark.parametrize("factor", [1, 1000, 1_000_000], ids=["ms", "us", "ns"])
