@@ -17,6 +17,8 @@ from pipeline.features import (
     regime,
     returns,
 )
+from pipeline.features.minutes.plan import FAMILIES as MINUTE_FAMILIES
+from pipeline.features.minutes.plan import MinutePlan
 from pipeline.features.spec import Family, Feature
 from pipeline.fingerprints import hash_json
 
@@ -69,15 +71,22 @@ class Plan:
         return {feature.name: feature.scope for feature in self.features}
 
 
-def plan(families: Sequence[str]) -> Plan:
-    """The plan of a study's feature families, in the study's order.
+def plan(families: Sequence[str]) -> Plan | MinutePlan:
+    """The plan of a study's feature families, in the study's order; a `MinutePlan` of minute families.
 
     Raises
     ------
     BadInput
-        A family that is not registered, or none at all.
+        A family that is not registered, none at all, or families of sessions beside families of minutes.
     """
-    unknown = [name for name in families if name not in FAMILIES]
+    unknown = [name for name in families if name not in FAMILIES and name not in MINUTE_FAMILIES]
     if unknown:
-        raise BadInput("a study names registered feature families", unknown, f"known: {sorted(FAMILIES)}")
+        known = sorted({*FAMILIES, *MINUTE_FAMILIES})
+        raise BadInput("a study names registered feature families", unknown, f"known: {known}")
+    by_minute = [name for name in families if name in MINUTE_FAMILIES]
+    if by_minute and len(by_minute) < len(families):
+        raise BadInput("a study decides by the session or by the minute", list(families),
+                       f"of minutes are {by_minute}; name families of one kind")
+    if by_minute:
+        return MinutePlan(tuple(MINUTE_FAMILIES[name] for name in families))
     return Plan(tuple(FAMILIES[name] for name in families))

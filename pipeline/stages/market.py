@@ -110,8 +110,11 @@ def _panel_metadata(study: Study, tables: PanelTables) -> dict[str, object]:
 
 
 def study_plan(study: Study) -> Plan:
-    """The feature plan of a study: schema, look-back, inputs."""
-    return plan(study.features)
+    """The feature plan of a study that decides by the session: schema, look-back, inputs."""
+    made = plan(study.features)
+    if not isinstance(made, Plan):
+        raise BadInput("this stage reads families of sessions", list(study.features), "name families of sessions")
+    return made
 
 
 def _history(read: Reader, sessions: Sequence[date], lookback: int) -> list[str]:

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.asof.minutes import sample_id as sample_id
 from pipeline.errors import BadInput, KeyViolation
 from pipeline.features.minutes.history import KEY
 from pipeline.features.minutes.schema import ORDER_FLOW
 from pipeline.frames import require_columns
 
 SAMPLE_ID = "sample_id"
-
-
-def sample_id() -> pl.Expr:
-    """`BTCUSDT:1704067200000`: instrument, colon, the minute's open in UTC milliseconds; the same for good."""
-    return pl.concat_str("instrument", pl.col("minute").dt.epoch("ms").cast(pl.String), separator=":").alias(SAMPLE_ID)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class MinuteFeature:
     formula: str
     method: str
     missing: str
+
+    scope: ClassVar[Literal["series"]] = "series"
 
     def __post_init__(self) -> None:
         if not 1 <= self.window <= self.lookback:
