@@ -145,6 +145,21 @@ def apply_minute_patches(panel: pl.DataFrame, patches: pl.DataFrame, before: dat
     return panel.update(last.select(*KEY, *MINUTE_MEASURES), on=list(KEY), how="left", include_nulls=True)
 
 
+def revised_minute_days(raw: Mapping[str, pl.DataFrame], sessions: Sequence[date]) -> list[date]:
+    """Days before `sessions[0]` of which a candle or a snapshot became known within `sessions`, after its decision.
+
+    A caller that feeds `build_minute_panel` must hand in every version of these days' rows of both tables: a patch
+    tells what changed, and a correction without the row that it corrects looks like a late one.
+    """
+    days, found = _consecutive(sessions), set()
+    for table in (KLINES, BOOKS):
+        if table in raw:
+            versions = place(raw[table], table, days).versions
+            since = pl.col("known_at").dt.date() >= days[0]
+            found |= set(versions.filter(pl.col("session") < days[0], since, ~IN_TIME)["session"])
+    return sorted(found)
+
+
 def _consecutive(sessions: Sequence[date]) -> list[date]:
     days = list(sessions)
     if not days or any(b - a != timedelta(days=1) for a, b in pairwise(days)):

@@ -31,20 +31,23 @@ def test_a_plan_of_some_families_holds_only_their_features_and_inputs() -> None:
 
 def test_warm_up_is_counted_in_sessions_from_the_first_minute_of_one() -> None:
     """Pins minutes taken for sessions, and a first minute of a day without the minutes before midnight."""
-    assert max(feature.lookback for feature in SCHEMA) == 1440 and plan(list(FAMILIES)).lookback == 2
+    assert max(feature.lookback for feature in SCHEMA) == 1440
+    assert plan(list(FAMILIES)).lookback == 2
     assert plan(["clock"]).lookback == 2  # one minute: rounds up to a whole session, and the one before
 
 
 def test_every_minute_feature_is_a_series() -> None:
     """Pins a scope that would rank single minutes across a session of one symbol."""
     made = plan(["price"])
-    assert set(made.scopes) == set(made.schema) and set(made.scopes.values()) == {"series"}
+    assert set(made.scopes) == set(made.schema)
+    assert set(made.scopes.values()) == {"series"}
     assert {feature.scope for feature in made.features} == {"series"}
 
 
 def test_session_families_still_make_a_session_plan() -> None:
     """Pins daily studies that are handed a plan of minutes."""
-    assert isinstance(plan(["returns"]), Plan) and isinstance(plan(["price"]), MinutePlan)
+    assert isinstance(plan(["returns"]), Plan)
+    assert isinstance(plan(["price"]), MinutePlan)
     assert not set(SESSION_FAMILIES) & set(FAMILIES)
 
 
