@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -17,6 +18,7 @@ from pipeline.features.minutes.position_state import (
     state_order_hash,
 )
 from pipeline.frames import AsOf, Hindsight
+from tests.oracles.position_state_slow import slow_states
 
 FIRST = datetime(2024, 1, 1, 23, 50, tzinfo=UTC)  # states lie beyond midnight
 PLAN = Barriers(target_distance_bps=12.0, stop_distance_bps=8.0, cost_bps=6.5)
@@ -91,6 +93,28 @@ def test_nothing_after_the_state_is_read():
     """Pins look-ahead: bars after the current minute change nothing."""
     found = states(bars(), entries("LONG", "SHORT"), ages=(5,))
     assert states(bars(6), entries("LONG", "SHORT"), ages=(5,)).equals(found)
+
+
+def test_states_equal_the_oracle():
+    """Pins the kernel on random paths of two symbols with holes, both sides, against one position at a time."""
+    rng = np.random.default_rng(2)
+    parts = []
+    for name in ("BTCUSDT", "ETHUSDT"):
+        close = 100 * np.exp(np.cumsum(rng.normal(size=300) * 5e-4))
+        frame = bars(300, name).with_columns(close=pl.Series(close))
+        wide = frame.with_columns(high=pl.col("close") * (1 + rng.random() * 1e-3), low=pl.col("close") * 0.9995)
+        parts.append(wide.filter(pl.Series(rng.random(300) > 0.01)))
+    frame = pl.concat(parts)
+    opened = pl.concat([frame.select("session", "instrument", "minute", pl.lit(side).alias("side"),
+                                     pl.lit(4.0).alias("entry_predicted_edge_bps"),
+                                     pl.lit(0.6).alias("entry_direction_prob")) for side in ("LONG", "SHORT")])
+    found = states(frame.sample(fraction=1.0, shuffle=True, seed=1), opened)
+    expected = slow_states(frame.to_dicts(), opened.to_dicts(), 12.0, 8.0, 6.5, (5, 15, 30))
+    assert found.height == len(expected) > 1_500
+    names = [name for name in STATE_ORDER[2:13] if not name.startswith("entry_")]
+    for row in found.iter_rows(named=True):
+        key = (row["instrument"], row["side"], row["entry_minute"], int(row["time_in_position_minutes"]))
+        assert [row[name] for name in names] == pytest.approx(expected[key], rel=1e-5, abs=2e-5)
 
 
 def test_a_state_without_market_features_has_nulls():
