@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -395,3 +396,25 @@ def test_the_feature_room_reads_what_comes_out(tiny: PerpetualMarket) -> None:
     assert set(bare.panel.frame["data_quality_flag"]) == {"PARTIAL_OPTIONAL"}
     assert bare.panel.frame["eligible"].all()
     assert minute_features(bare.panel.frame, bare.books, bare.funding).width < features.width
+
+
+@pytest.mark.realdata
+def test_a_month_of_real_minutes_of_two_symbols(realdata: Path) -> None:
+    """Pins real candles that a rule sets aside, and the 80 minutes of 2023-03-24 that were never traded."""
+    parts = []
+    for symbol in (BTC, ETH):
+        file = realdata / f"binance/klines_1m/{symbol}.parquet"
+        if not file.is_file():
+            pytest.skip(f"no minutes of {symbol} among the real data")
+        stamps = [pl.from_epoch(name, "ms").dt.cast_time_unit("us") for name in ("open_time", "close_time")]
+        march = pl.col("open_time").is_between(datetime(2023, 3, 1), datetime(2023, 3, 31, 23, 59))
+        parts.append(pl.read_parquet(file).with_columns(*stamps, symbol=pl.lit(symbol)).filter(march))
+    rows = TABLES["klines_1m"].known_at(TABLES["klines_1m"].typed(pl.concat(parts)))
+    days = [date(2023, 3, 1) + timedelta(days=i) for i in range(31)]
+    made = build_minute_panel({"klines_1m": rows}, [BTC, ETH], days, data_quality_flag, TRAINABLE)
+    assert made.quarantine.is_empty()
+    assert made.exclusions.is_empty()
+    lost = made.summary.filter(pl.col("missing") > 0).select("session", "missing")
+    assert lost.rows() == [(date(2023, 3, 24), 2 * 80)]
+    assert set(made.panel.frame["data_quality_flag"]) == {"PARTIAL_OPTIONAL"}
+    assert made.summary["eligible"].sum() == made.panel.frame.height == rows.height
