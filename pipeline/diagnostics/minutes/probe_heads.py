@@ -16,6 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.errors import BadInput
 from pipeline.frames import require_columns, require_unique
@@ -157,9 +158,10 @@ def logistic(x: Matrix, y: Floats, iterations: int) -> Head:
     """Logistic head on standardised inputs (C = 1): [n] of two classes, [n, K] of more."""
     mean, scale = standardised(x)
     model = LogisticRegression(C=1.0, solver="newton-cholesky", max_iter=iterations, tol=1e-5)
-    with warnings.catch_warnings(record=True) as caught:
+    # float32 as the members are solved; one thread, because two spin where other work runs.
+    with warnings.catch_warnings(record=True) as caught, threadpool_limits(1):
         warnings.simplefilter("always")
-        model.fit((x - mean) / scale, y)
+        model.fit(((x - mean) / scale).astype(np.float32), y)
     limited = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
 
     def predict(rows: Matrix) -> Floats:
