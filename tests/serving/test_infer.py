@@ -18,6 +18,7 @@ from pipeline.serving.bundle import Bundle, load_bundle, write_bundle
 from pipeline.serving.infer import Inference, infer
 from pipeline.serving.parity import KEYS, compare
 from pipeline.serving.records import write_selection
+from tests.models.small_market import MEMBERS
 from tests.serving.small_bundle import bundle_files, bundle_manifest, research, with_policy
 
 KEY = ["session", "instrument"]
@@ -140,7 +141,7 @@ def test_minutes_of_tomorrow_are_refused(bundle: Bundle) -> None:
 
 def test_parts_are_averaged_in_the_ensembles_order(bundle: Bundle) -> None:
     """Pins float sums over parts in the order of their files: another order, other bits."""
-    assert list(bundle.scorers) == ["linear@production", "boosted@production", "multi_path@production"]
+    assert list(bundle.scorers) == [f"{spec.name}@production" for spec in MEMBERS]
     assert list(bundle.calibrators) == list(bundle.scorers)
 
 
