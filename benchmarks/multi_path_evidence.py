@@ -136,6 +136,7 @@ def main() -> None:
     asked = parser.parse_args()
     print("plant      seed  member       rank IC      SE  sessions  of oracle  seconds  notes")
     for plant in asked.plants:
+        means: dict[str, list[float]] = {}
         for seed in range(asked.seeds):
             market = make(plant, asked.names, asked.sessions, asked.signal, 20_260_930 + seed)
             test = market.roles.filter(role="test").join(market.prepared.rows, on=KEY, how="semi")
@@ -144,7 +145,12 @@ def main() -> None:
                 show(plant, seed, "oracle", known, None, 0.0, {})
             for member in (member for member in STUDY.members if member.name in asked.members):
                 scores, notes, seconds = fitted(member, market)
-                show(plant, seed, member.name, rank_ic(scores, "rank_head", market.labels), known, seconds, notes)
+                found = rank_ic(scores, "rank_head", market.labels)
+                means.setdefault(member.name, []).append(float(found.mean()))
+                show(plant, seed, member.name, found, known, seconds, notes)
+        for name, values in means.items() if asked.seeds > 1 else ():
+            error = np.std(values, ddof=1) / math.sqrt(len(values))  # between markets: sessions overlap, markets do not
+            print(f"{plant:9} all    {name:11} {np.mean(values):+8.4f} {error:7.4f} over {len(values)} markets")
 
 
 def show(
