@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -114,21 +115,28 @@ class Subject:
 
 
 def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
-    """The first differing row of each column: (column, session, instrument, expected, found); bits count.
+    """The first differing row of each column: (column, session, instrument, expected, found); bits count."""
+    return differing(expected, found, columns, KEY, KEY)
+
+
+def differing(
+    expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str], key: Sequence[str], shown: Sequence[str]
+) -> list[Any]:
+    """The same for rows of any key: the column, the `shown` part of the key, both values.
 
     Rows of `expected` that `found` lacks are left out, so that a part can be held against the whole.
     """
-    expected = expected.join(found.select(KEY), on=list(KEY), how="semi").sort(KEY)
-    found = found.sort(KEY)
-    if not expected.select(KEY).equals(found.select(KEY)):
-        return [("session, instrument", *found.select(KEY).row(0), "the same rows", "other rows")]
+    expected = expected.join(found.select(key), on=list(key), how="semi").sort(key)
+    found = found.sort(key)
+    if not expected.select(key).equals(found.select(key)):
+        return [(", ".join(shown), *found.select(shown).row(0), "the same rows", "other rows")]
     out = []
     for name in columns:
         a, b = (frame[name].fill_null(float("nan")).to_numpy() for frame in (expected, found))
         wrong = np.flatnonzero(a.view(np.uint32) != b.view(np.uint32))
         if len(wrong):
             at = int(wrong[0])
-            out.append((name, *found.select(KEY).row(at), expected[name][at], found[name][at]))
+            out.append((name, *found.select(shown).row(at), expected[name][at], found[name][at]))
     return out
 
 

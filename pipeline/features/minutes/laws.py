@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 
-import numpy as np
 import polars as pl
 
 from pipeline.errors import LawBroken
+from pipeline.features.laws import differing
 from pipeline.features.minutes.compute import minute_features
 from pipeline.features.minutes.history import KEY
 from pipeline.features.minutes.schema import lookback, select
@@ -96,22 +96,8 @@ class MinuteSubject:
 
 
 def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
-    """The first differing row of each column: (column, instrument, minute, expected, found); bits count.
-
-    Rows of `expected` that `found` lacks are left out, so that a part can be held against the whole.
-    """
-    expected = expected.join(found.select(KEY), on=list(KEY), how="semi").sort(KEY)
-    found = found.sort(KEY)
-    if not expected.select(KEY).equals(found.select(KEY)):
-        return [("instrument, minute", *found.select(KEY[1:]).row(0), "the same rows", "other rows")]
-    out = []
-    for name in columns:
-        a, b = (frame[name].fill_null(float("nan")).to_numpy() for frame in (expected, found))
-        wrong = np.flatnonzero(a.view(np.uint32) != b.view(np.uint32))
-        if len(wrong):
-            at = int(wrong[0])
-            out.append((name, *found.select(KEY[1:]).row(at), expected[name][at], found[name][at]))
-    return out
+    """The first differing row of each column: (column, instrument, minute, expected, found); bits count."""
+    return differing(expected, found, columns, KEY, KEY[1:])
 
 
 def _require_equal(
