@@ -70,7 +70,7 @@ def fit_member(
     Parameters
     ----------
     prepared : Prepared
-        Of `inputs.prepare`; the same for every split and member.
+        Of `preparing`; the same for every split and member.
     labels : DataFrame
         `session`, `instrument` and one column per head; null where there is no truth. `label_start` and `label_end`,
         and columns of populations, where the member or a head reads them.

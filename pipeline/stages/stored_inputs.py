@@ -44,7 +44,7 @@ def _open(study: Study, read: Reader) -> Prepared:
     wanted = any(member.layout.intraday_sessions for member in study.members)
     minutes = wanted and any(len(_paths(read, month, ["session"])) for month in months)
     reads = member_reads(study, minutes=minutes)
-    scopes = {feature.name: feature.scope for feature in plan(study.features).features}
+    scopes = plan(study.features).scopes
     columns = standing_columns(study, reads.categories)
 
     def parts() -> Iterator[Part]:

@@ -14,11 +14,9 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.diagnostics.finding import Finding
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
 from pipeline.diagnostics.minutes.probe_heads import (
-    BLOCKS,
     CONFIRMING,
-    FIT,
-    SIDES,
     Head,
     huber,
     logistic,
@@ -30,7 +28,7 @@ from pipeline.diagnostics.minutes.probe_heads import (
 from pipeline.errors import BadInput, KeyViolation
 from pipeline.features.minutes.position_state import STATE_KEY, STATE_ORDER
 from pipeline.frames import require_columns, require_unique
-from pipeline.labels.path_outcomes import KEY
+from pipeline.labels.path_outcomes import KEY, SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.labels.price_plan import FIXED, PricePlan
 from pipeline.models.metrics import auc

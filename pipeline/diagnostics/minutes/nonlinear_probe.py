@@ -14,10 +14,8 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.diagnostics.finding import Finding
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
 from pipeline.diagnostics.minutes.probe_heads import (
-    BLOCKS,
-    FIT,
-    SIDES,
     Head,
     direction_class,
     grow,
@@ -28,7 +26,7 @@ from pipeline.diagnostics.minutes.probe_heads import (
     values,
 )
 from pipeline.labels.minute_models import Side, entry_rows
-from pipeline.labels.path_outcomes import KEY
+from pipeline.labels.path_outcomes import KEY, SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.models.heads.populations import MIN_POPULATION_ROWS
 from pipeline.models.spec import TrainingSpec, TreeHeadsSpec

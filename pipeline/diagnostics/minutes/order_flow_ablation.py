@@ -13,11 +13,9 @@ import numpy as np
 import polars as pl
 
 from pipeline.diagnostics.finding import Finding
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
 from pipeline.diagnostics.minutes.probe_heads import (
-    BLOCKS,
     CONFIRMING,
-    FIT,
-    SIDES,
     direction_class,
     huber,
     log_loss,
@@ -32,7 +30,7 @@ from pipeline.features.minutes.samples import Counts, drop_incomplete
 from pipeline.features.minutes.schema import ORDER_FLOW
 from pipeline.fingerprints import hash_frame, hash_json
 from pipeline.frames import require_columns
-from pipeline.labels.path_outcomes import KEY
+from pipeline.labels.path_outcomes import KEY, SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.models.metrics import auc
 from pipeline.models.spec import LinearHeadsSpec

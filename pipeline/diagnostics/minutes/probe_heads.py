@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, Floats
 from pipeline.errors import BadInput
 from pipeline.frames import require_columns, require_unique
 from pipeline.labels.path_outcomes import KEY
@@ -27,13 +28,9 @@ from pipeline.models.heads.huber import fit_huber
 from pipeline.models.heads.trees import purged_end
 from pipeline.models.spec import TrainingSpec, TreeHeadsSpec
 
-FIT = "fit_inner"
-BLOCKS = (FIT, *EVALUATION_BLOCKS)
 CONFIRMING = EVALUATION_BLOCKS[1:]
-SIDES = ("LONG", "SHORT")
 
 Matrix = NDArray[np.float32]
-Floats = NDArray[np.float64]
 Predict = Callable[[Matrix], Floats]
 
 
