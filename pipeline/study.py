@@ -6,15 +6,19 @@ import re
 
 from pydantic import Field, model_validator
 
-from pipeline.asof.spec import MarketSpec, TableUse, UniverseSpec
-from pipeline.backtests.spec import ExecutionSpec
+from pipeline.asof.spec import MarketSpec, SymbolsSpec, TableUse, UniverseSpec
+from pipeline.backtests.spec import ExecutionSpec, PlanExecutionSpec
 from pipeline.calibration.spec import CalibrationSpec, EnsembleSpec
 from pipeline.errors import BadInput
+from pipeline.features.minutes.plan import MinutePlan
 from pipeline.features.plan import plan
 from pipeline.folds.spec import FoldSpec
 from pipeline.gates.spec import PromotionSpec
+from pipeline.frames import MINUTE, ROW
+from pipeline.labels.minute_spec import PlanLabelSpec
 from pipeline.labels.spec import LabelSpec
 from pipeline.models.spec import MemberSpec, MultiPathNetSpec, TrainingSpec
+from pipeline.positions.manager_spec import ManagerSpec
 from pipeline.positions.spec import PolicySpec
 from pipeline.spec import Spec
 
@@ -29,16 +33,16 @@ class Study(Spec):
     title: str
     market: MarketSpec
     tables: tuple[TableUse, ...]
-    universe: UniverseSpec
+    universe: UniverseSpec | SymbolsSpec
     features: tuple[str, ...]
-    labels: LabelSpec
+    labels: LabelSpec | PlanLabelSpec
     folds: FoldSpec
     members: tuple[MemberSpec, ...]
     training: TrainingSpec
     calibration: CalibrationSpec
     ensemble: EnsembleSpec = EnsembleSpec()
-    policy: PolicySpec
-    execution: ExecutionSpec
+    policy: PolicySpec | ManagerSpec
+    execution: ExecutionSpec | PlanExecutionSpec
     promotion: PromotionSpec
 
     @model_validator(mode="after")
@@ -48,11 +52,7 @@ class Study(Spec):
             raise ValueError(f"member names must be unique and at least one; got {names}")
         _require_plain(names)
         _require_among(self.ensemble.members, names)
-        if self.labels.exit_session != self.execution.exit_session:
-            raise ValueError(
-                f"labels and execution must exit at the same session; "
-                f"got {self.labels.exit_session} and {self.execution.exit_session}"
-            )
+        _require_one_kind(self)
         for member in self.members:
             if isinstance(member, MultiPathNetSpec):
                 _require_inputs(member, self.features, self.table_names)
@@ -65,8 +65,32 @@ class Study(Spec):
         return tuple(member.name for member in self.members if not chosen or member.name in chosen)
 
     @property
+    def row_key(self) -> tuple[str, ...]:
+        """Key of panel, features, labels and everything made of them."""
+        return (*ROW, MINUTE) if self.market.decides == "minute" else ROW
+
+    @property
     def table_names(self) -> tuple[str, ...]:
         return tuple(use.table for use in self.tables)
+
+
+def _require_one_kind(study: Study) -> None:
+    """A study decides by the session or by the minute, in every part."""
+    by_minute = {
+        "market": study.market.decides == "minute",
+        "universe": isinstance(study.universe, SymbolsSpec),
+        "features": isinstance(plan(study.features), MinutePlan),
+        "labels": isinstance(study.labels, PlanLabelSpec),
+        "policy": isinstance(study.policy, ManagerSpec),
+        "execution": isinstance(study.execution, PlanExecutionSpec),
+    }
+    if len(set(by_minute.values())) > 1:
+        minutes = [part for part, decided in by_minute.items() if decided]
+        raise ValueError(f"every part of a study decides by the session, or every part by the minute; got {minutes}")
+    if isinstance(study.labels, LabelSpec) and isinstance(study.execution, ExecutionSpec):
+        exits = study.labels.exit_session, study.execution.exit_session
+        if exits[0] != exits[1]:
+            raise ValueError(f"labels and execution must exit at the same session; got {exits[0]} and {exits[1]}")
 
 
 def _require_plain(names: list[str]) -> None:

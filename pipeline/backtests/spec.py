@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from pipeline.spec import Spec
@@ -30,6 +32,7 @@ class ExecutionSpec(Spec):
         Loss on the last known price when a held name stops trading for good.
     """
 
+    family: Literal["sleeves"] = "sleeves"
     sleeves: int = Field(default=3, ge=1)
     exit_session: int = Field(default=3, ge=2)
     buy_cost_bps: float = Field(default=12.6, ge=0)
@@ -48,3 +51,9 @@ class ExecutionSpec(Spec):
                 f"got {self.sleeves} and {self.exit_session}"
             )
         return self
+
+
+class PlanExecutionSpec(Spec):
+    """One position at a time under the price plan of the labels, which also says what a trade costs."""
+
+    family: Literal["price_plan"] = "price_plan"

@@ -7,11 +7,14 @@ from typing import Literal, Self
 from pydantic import field_validator, model_validator
 
 from pipeline.errors import BadInput
+from pipeline.labels.price_plan import PricePlan
+from pipeline.labels.spec import HeadSpec
 from pipeline.spec import Spec
 
 DirectionMethod = Literal["DIRECTION_FUTURE_RETURN_V1", "DIRECTION_OPPORTUNITY_FROM_ENTRY_MFE_V1"]
 
 BY_RETURN: DirectionMethod = "DIRECTION_FUTURE_RETURN_V1"
+MINUTES_A_DAY = 1440
 BY_OPPORTUNITY: DirectionMethod = "DIRECTION_OPPORTUNITY_FROM_ENTRY_MFE_V1"
 
 
@@ -71,4 +74,34 @@ class MinuteLabelSpec(Spec):
         if self.direction_method == BY_OPPORTUNITY and self.opportunity_threshold_bps is None:
             raise BadInput(f"{BY_OPPORTUNITY} needs opportunity_threshold_bps: it has no default", "none",
                            "choose the max achievable net edge, in bps, that makes a side win")
+        return self
+
+
+class PlanLabelSpec(Spec):
+    """What a study of minutes predicts: heads over the outcomes of one price plan.
+
+    Parameters
+    ----------
+    heads : tuple of HeadSpec
+        Columns of `minute_heads.minute_labels`.
+    plan : PricePlan
+        Barriers, hold and cost: labels, the position manager and every trade read this one.
+    bounds : MinuteLabelSpec
+    """
+
+    family: Literal["price_plan"] = "price_plan"
+    heads: tuple[HeadSpec, ...]
+    plan: PricePlan = PricePlan()
+    bounds: MinuteLabelSpec = MinuteLabelSpec()
+
+    @property
+    def reach(self) -> int:
+        """Sessions after its own that a label may look into: the horizons lie within a day."""
+        return 1
+
+    @model_validator(mode="after")
+    def _within_a_day(self) -> Self:
+        longest = max(self.plan.max_hold_minutes, self.bounds.horizon_minutes)
+        if longest > MINUTES_A_DAY:
+            raise BadInput("a label of a minute looks ahead within a day", f"{longest} minutes", "shorten the hold")
         return self

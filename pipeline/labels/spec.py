@@ -100,3 +100,8 @@ class LabelSpec(Spec):
     exit_session: int = Field(default=3, ge=1)
     max_exit_delay: int = Field(default=10, ge=0)
     tail: float = Field(default=0.2, gt=0, lt=1)
+
+    @property
+    def reach(self) -> int:
+        """Sessions after its own that a label may look into."""
+        return self.exit_session + self.max_exit_delay

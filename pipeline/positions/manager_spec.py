@@ -288,3 +288,21 @@ EXPANDED_GRID = SearchGrid(
 )
 """17,280 candidates."""
 
+
+class ManagerSpec(Spec):
+    """The position manager: gates and sizes of minute decisions, searched on each split's tune group.
+
+    Parameters
+    ----------
+    grid : SearchGrid
+        Thresholds tried.
+    base : ManagerConfig
+        What the grid does not set.
+    alpha : str
+        Served column that is measured by itself: rank IC, and the correlation of a refit with the split's model.
+    """
+
+    family: Literal["position_manager"] = "position_manager"
+    grid: SearchGrid = GRID
+    base: ManagerConfig = ManagerConfig()
+    alpha: str = "direction_long_prob_pred"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator
 
 from pipeline.spec import Spec
@@ -21,6 +23,7 @@ class PolicySpec(Spec):
         first: among equally good policies the first one wins.
     """
 
+    family: Literal["top_k"] = "top_k"
     top_k: int = Field(default=10, ge=1)
     alpha: str = "rank_pred"
     max_buy_block: tuple[float, ...] = (1.0, 0.2)

@@ -156,8 +156,13 @@ class Stage:
     def code_version(self, study: Study) -> str:
         """Hash of the study's parts and of the sources that this stage reads; nothing else retrains it."""
         values = study.model_dump(mode="json")
-        read = {part: reduce(lambda node, name: node[name], part.split("."), values) for part in self.parts}
+        read = {part: reduce(_field, part.split("."), values) for part in self.parts}
         return hash_json([read, hash_sources((*self.modules, self.run.__module__))])[:16]
+
+
+def _field(node: Mapping[str, Any], name: str) -> Any:
+    """A field of a part; None where the part is of a kind that has no such field."""
+    return node.get(name)
 
 
 def months(sessions: Sequence[date]) -> list[str]:

@@ -12,7 +12,6 @@ from pipeline.asof.knowledge import revised_sessions
 from pipeline.asof.panel import PanelTables, build_panel, summary
 from pipeline.asof.patches import latest
 from pipeline.calendars import Calendar
-from pipeline.clock import instant
 from pipeline.errors import BadInput
 from pipeline.features.compute import compute, path_channels
 from pipeline.features.plan import Plan, plan
@@ -63,7 +62,7 @@ def run_panel(study: Study, read: Reader, month: str) -> StageResult:
 
 def decision_time(study: Study, session: date) -> datetime:
     """The instant at which a session's inputs are frozen."""
-    return instant(session, study.market.decision_time)
+    return study.market.decided_at(session)
 
 
 def _raw_for(study: Study, read: Reader, sessions: Sequence[date]) -> dict[str, pl.DataFrame]:
