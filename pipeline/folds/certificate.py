@@ -15,7 +15,7 @@ from pipeline.folds.sessions import FIT, TEST, TUNE
 
 
 def certify(
-    spans: Spans, role: np.ndarray, cause: np.ndarray, causes: Sequence[str]
+    spans: Spans, role: np.ndarray, cause: np.ndarray, causes: Sequence[str], stress: np.ndarray
 ) -> dict[str, int | None]:
     """Rows and sessions by role, rows by cause, overlaps and the smallest gap of one split.
 
@@ -27,6 +27,8 @@ def certify(
         Role code, and code into `causes` (0: the kind keeps its role).
     causes : sequence of str
         Names of the codes.
+    stress : bool array [kinds]
+        Test spans of a stress stretch; those of the locked stretch before it may not meet them.
     """
     fit, tune, test = ((role == code) & (cause == 0) for code in (FIT, TUNE, TEST))
     facts: dict[str, int | None] = {}
@@ -39,7 +41,9 @@ def certify(
     known = (spans.start, spans.end, spans.rows)
     by_test, gap = overlap_and_gap(*known, fit | tune, test, spans.length)
     by_tune, _ = overlap_and_gap(*known, fit, tune, spans.length)
-    return facts | {"overlap_rows": by_test + by_tune, "min_gap_sessions": gap // spans.ticks if gap >= 0 else None}
+    by_stress, _ = overlap_and_gap(*known, test & ~stress, test & stress, spans.length)
+    overlapping = by_test + by_tune + by_stress
+    return facts | {"overlap_rows": overlapping, "min_gap_sessions": gap // spans.ticks if gap >= 0 else None}
 
 
 @numba.njit(cache=True)

@@ -15,7 +15,7 @@ def paths_of(spec: FoldSpec) -> pl.DataFrame:
     """Which split supplies each group of each path: columns `path`, `group`, `split`.
 
     Path j takes, for every group, the j-th split that tests it (Lopez de Prado 2018, section 12.4); the
-    locked stretch is a path of its own, `locked`.
+    locked stretch is a path of its own, `locked`, which the stress stretch continues.
     """
     seen: dict[int, int] = {}
     found = []

@@ -12,20 +12,24 @@ FIT, TUNE, TEST, UNUSED = range(4)
 
 
 def session_groups(n_sessions: int, spec: FoldSpec) -> np.ndarray:
-    """Group of each session, ascending (int16); the locked stretch is group `n_groups`."""
-    n_locked = round(spec.locked_share * n_sessions)
-    free = n_sessions - n_locked
+    """Group of each session, ascending (int16); the locked stretch is group `n_groups`, a stress stretch the next."""
+    n_locked, n_stress = round(spec.locked_share * n_sessions), round(spec.stress_share * n_sessions)
+    free = n_sessions - n_locked - n_stress
     if spec.locked_share and not n_locked:
         raise BadInput("the locked stretch must hold at least one session",
                        f"{spec.locked_share:g} of {n_sessions} sessions",
                        "label more sessions or raise locked_share")
+    if spec.stress_share and not n_stress:
+        raise BadInput("the stress stretch must hold at least one session",
+                       f"{spec.stress_share:g} of {n_sessions} sessions",
+                       "label more sessions or raise stress_share")
     if free < spec.n_groups:
         raise BadInput("every group must hold at least one session",
                        f"{free} sessions before the locked stretch for {spec.n_groups} groups",
-                       "label more sessions, or lower n_groups or locked_share")
+                       "label more sessions, or lower n_groups, locked_share or stress_share")
     sizes = np.full(spec.n_groups, free // spec.n_groups)
     sizes[: free % spec.n_groups] += 1
-    return np.repeat(np.arange(spec.n_groups + 1, dtype=np.int16), [*sizes, n_locked])
+    return np.repeat(np.arange(spec.n_groups + 2, dtype=np.int16), [*sizes, n_locked, n_stress])
 
 
 def session_roles(groups: np.ndarray, split: str, spec: FoldSpec) -> np.ndarray:

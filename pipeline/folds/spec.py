@@ -26,6 +26,8 @@ class FoldSpec(Spec):
         Share of a split's training sessions that form the one contiguous tune group.
     locked_share : float
         Share of the sessions, at the end, that no search may see.
+    stress_share : float
+        Share of the sessions, after the locked stretch, that the locked split tests as a second stretch.
     rolling_groups : int
         Groups of past that a rolling walk-forward trains on.
     """
@@ -36,6 +38,7 @@ class FoldSpec(Spec):
     embargo_sessions: int = Field(default=0, ge=0)
     tune_share: float = Field(default=0.2, gt=0, lt=1)
     locked_share: float = Field(default=0.15, ge=0, lt=1)
+    stress_share: float = Field(default=0.0, ge=0, lt=1)
     rolling_groups: int = Field(default=3, ge=1)
 
     @model_validator(mode="after")
@@ -44,11 +47,20 @@ class FoldSpec(Spec):
             raise ValueError(
                 f"n_test_groups must be below n_groups; got {self.n_test_groups} of {self.n_groups}"
             )
+        if self.stress_share and not self.locked_share:
+            raise ValueError(
+                f"a stress stretch follows a locked one: set locked_share too; got stress_share {self.stress_share}"
+            )
+        if self.locked_share + self.stress_share >= 1:
+            raise ValueError(
+                f"the sealed stretches leave sessions to train on: locked_share + stress_share below 1; "
+                f"got {self.locked_share} and {self.stress_share}"
+            )
         return self
 
     @property
     def test_groups(self) -> dict[str, tuple[int, ...]]:
-        """Split name -> tested groups, in order; the locked split tests group `n_groups`.
+        """Split name -> tested groups, in order; the locked split tests `sealed_groups`.
 
         CPCV(6,2): 15 splits `cpcv_00`..`cpcv_14`; walk-forward over 6 groups: 5 splits `walk_00`..`walk_04`.
         """
@@ -59,7 +71,12 @@ class FoldSpec(Spec):
             }
         else:
             chosen = {f"walk_{i:02d}": (i + 1,) for i in range(self.n_groups - 1)}
-        return chosen | ({LOCKED: (self.n_groups,)} if self.locked_share else {})
+        return chosen | ({LOCKED: self.sealed_groups} if self.locked_share else {})
+
+    @property
+    def sealed_groups(self) -> tuple[int, ...]:
+        """Groups after all that is searched: the locked stretch, and the stress stretch where there is one."""
+        return tuple(range(self.n_groups, self.n_groups + (self.locked_share > 0) + (self.stress_share > 0)))
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pipeline.calendars import Calendar
 from pipeline.errors import BadInput, LookAheadError
 from pipeline.folds.certificate import certify
 from pipeline.folds.paths import PATHS_SCHEMA, paths_of
-from pipeline.folds.purging import KEPT, Spans, purge
+from pipeline.folds.purging import KEPT, SPAN, Spans, purge
 from pipeline.folds.sessions import (
     FIT,
     ROLES,
@@ -44,8 +44,8 @@ class Folds:
         `split`, `session`, `group` (null for a session without any known label), `role`.
     purged : pl.DataFrame
         `split`, the key, `cause`: rows that do not take their session's role. `span` and
-        `embargo` are training rows too near the test rows, `tune` fit rows that meet the tune rows, `open`
-        rows whose label is not yet known.
+        `embargo` are training rows too near the test rows (`span` also locked rows that meet the stress rows), `tune`
+        fit rows that meet the tune rows, `open` rows whose label is not yet known.
     paths : pl.DataFrame
         `path`, `group`, `split`.
     certificate : pl.DataFrame
@@ -64,7 +64,8 @@ def make_folds(labels: pl.DataFrame, calendar: Calendar, spec: FoldSpec) -> Fold
     """Divide labelled rows into the splits of a spec.
 
     Sessions with at least one known label are cut: the last `locked_share` of them is the locked stretch
-    (group `n_groups`), the rest falls into `n_groups` contiguous groups that differ by at most one session.
+    (group `n_groups`; the last `stress_share`, if any, come after it as one more group), the rest falls into `n_groups`
+    contiguous groups that differ by at most one session.
 
     Parameters
     ----------
@@ -175,30 +176,35 @@ def _divide(
     purged, certificate = [], []
     for split in sorted(roles_of):
         role = roles_of[split]
-        kind_role, cause = _purge_split(spans, at, used, role, spec.embargo_sessions)
+        stress = used & (role[at] == TEST) & (groups[at] > spec.n_groups)
+        kind_role, cause = _purge_split(spans, at, used, role, stress, spec.embargo_sessions)
         rows = spans.unfold(cause > 0)
         purged.append(_named(split, spans.keys[rows], "cause", CAUSES, cause[spans.kind[rows]]))
-        facts = certify(spans, kind_role, cause, CAUSES) | _coverage(split, tested[role == TEST], spec)
+        facts = certify(spans, kind_role, cause, CAUSES, stress) | _coverage(split, tested[role == TEST], spec)
         certificate.append(pl.DataFrame({"split": [split]} | {name: [n] for name, n in facts.items()},
                                         schema_overrides=dict.fromkeys(facts, pl.Int64)))
     folds = Folds(_session_table(spans, sessions, groups, roles_of), pl.concat(purged), paths,
                   pl.concat(certificate))
     leaks = folds.certificate.filter(pl.col("overlap_rows") > 0)
     if not leaks.is_empty():
-        raise LookAheadError("no training span may meet a test span, no fit span a tune span",
+        raise LookAheadError("no training span may meet a test span, no fit span a tune, no locked span a stress span",
                              leaks.select("split", "overlap_rows").rows(), "report this: the purge is wrong")
     return folds
 
 
 def _purge_split(
-    spans: Spans, at: np.ndarray, used: np.ndarray, role: np.ndarray, embargo: int
+    spans: Spans, at: np.ndarray, used: np.ndarray, role: np.ndarray, stress: np.ndarray, embargo: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Role and cause code of each kind: first against the test rows, then fit against the tune rows left."""
+    """Role and cause code of each kind: against test rows, locked against stress, then fit against the tune left."""
     known = used & (spans.end >= 0)
     kind_role = np.where(known, role[at], UNUSED)
     train = (kind_role == FIT) | (kind_role == TUNE)
     block = np.where(kind_role == TEST, session_blocks(role == TEST)[at], -1)
     cause = purge(spans.start, spans.end, train, block, embargo * spans.ticks, spans.length)
+    before = (kind_role == TEST) & ~stress
+    by_stress = purge(spans.start, spans.end, before, np.where(known & stress, 0, -1), 0, spans.length)
+    cause[by_stress != KEPT] = SPAN
+    _require_locked(before & known, by_stress)
     kept = cause == KEPT
     tune = np.where((kind_role == TUNE) & kept, 0, -1)
     # No embargo here: where fit rows follow tune rows, a test block lies between, whose embargo ends later.
@@ -206,6 +212,13 @@ def _purge_split(
     cause[by_tune != KEPT] = _TUNE
     cause[used & ~known & (role[at] != UNUSED)] = _OPEN
     return kind_role, cause
+
+
+def _require_locked(locked: np.ndarray, by_stress: np.ndarray) -> None:
+    """The locked stretch keeps rows beside a stress stretch: the certificate counts both together."""
+    if (by_stress != KEPT).any() and not (locked & (by_stress == KEPT)).any():
+        raise BadInput("the locked stretch must keep rows that end before the stress stretch",
+                       f"all of {int(locked.sum())} spans reach into it", "raise locked_share, or shorten the labels")
 
 
 def _coverage(split: str, times: np.ndarray, spec: FoldSpec) -> dict[str, int | None]:

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
+from pydantic import ValidationError
 
 from pipeline.calendars import Calendar
 from pipeline.errors import BadInput
+from pipeline.folds.certificate import certify
+from pipeline.folds.purging import Spans
 from pipeline.folds.spec import LOCKED, PRODUCTION, FoldSpec
-from pipeline.folds.splits import Folds, make_folds, production_folds, roles
+from pipeline.folds.splits import CAUSES, Folds, make_folds, production_folds, roles
 from tests.folds.panels import balanced, labelled, unbalanced, weekdays
 from tests.oracles.folds_bruteforce import brute_force_roles
 
@@ -38,7 +41,8 @@ def panels(draw: st.DrawFn) -> tuple[Calendar, pl.DataFrame]:
 
 
 specs = st.builds(
-    FoldSpec,
+    lambda stress_share, **given: FoldSpec(stress_share=stress_share if given["locked_share"] else 0.0, **given),
+    stress_share=st.sampled_from([0.0, 0.0, 0.05, 0.2]),
     scheme=st.sampled_from(["cpcv", "cpcv", "expanding", "rolling"]),
     n_groups=st.integers(3, 6),
     n_test_groups=st.integers(1, 2),
@@ -81,15 +85,22 @@ def _assert_refusal_is_deserved(
 ) -> None:
     used = labels.filter(pl.col("label_end").is_not_null())["session"].n_unique()
     n_locked = round(spec.locked_share * used)
-    if used < 2 or used - n_locked < spec.n_groups or (spec.locked_share and not n_locked):
+    n_stress = round(spec.stress_share * used)
+    if used < 2 or used - n_locked - n_stress < spec.n_groups or (spec.locked_share and not n_locked):
+        return
+    if spec.stress_share and not n_stress:
         return
     if "one stretch" in str(refused):
         with pytest.raises(StopIteration):
             brute_force_roles(labels, list(calendar.sessions), spec)
         return
     assert "must keep" in str(refused)
-    answers = brute_force_roles(labels, list(calendar.sessions), spec).values()
-    assert any(not {"fit", "tune", "test"} <= set(answer.values()) for answer in answers)
+    answers = brute_force_roles(labels, list(calendar.sessions), spec)
+    if "locked stretch" in str(refused):
+        newest = sorted(labels.filter(pl.col("label_end").is_not_null())["session"].unique())[-n_stress:]
+        assert all(role != "test" or day in newest for (day, _), role in answers[LOCKED].items())
+        return
+    assert any(not {"fit", "tune", "test"} <= set(answer.values()) for answer in answers.values())
 
 
 @pytest.mark.parametrize("scheme", ["cpcv", "expanding", "rolling"])
@@ -146,6 +157,49 @@ def test_locked_stretch_is_in_no_search_split() -> None:
         (pl.col("split") == LOCKED) & (pl.col("session") < calendar.sessions[85])
     )
     assert early["role"].to_list() == ["fit"] * 68 + ["tune"] * 17
+
+
+def test_stress_stretch_is_sealed_off_from_the_locked_one() -> None:
+    """Two sealed stretches that share a session of some label, or a stress stretch that a search split sees."""
+    calendar = weekdays(140)
+    labels = balanced(calendar, 100)
+    plain = make_folds(labels, calendar, FoldSpec(n_groups=4, locked_share=0.25))
+    spec = FoldSpec(n_groups=4, locked_share=0.15, stress_share=0.1)
+    folds = make_folds(labels, calendar, spec)
+    days = calendar.sessions
+    locked = folds.split_sessions.filter(split=LOCKED)
+    assert locked.filter(group=4)["session"].to_list() == list(days[75:90])
+    assert locked.filter(group=5)["session"].to_list() == list(days[90:100])
+    assert folds.paths.filter(path=LOCKED).rows() == [(LOCKED, 4, LOCKED), (LOCKED, 5, LOCKED)]
+    gone = folds.purged.filter(split=LOCKED, cause="span").filter(pl.col("session") >= days[75])
+    assert gone["session"].unique(maintain_order=True).to_list() == list(days[87:90])  # labels of four sessions
+    facts = folds.certificate.filter(split=LOCKED).row(0, named=True)
+    assert (facts["test_rows"], facts["overlap_rows"], facts["tested_min"], facts["tested_max"]) == (44, 0, 1, 1)
+    # The search splits and the training part are those of one sealed stretch of the same length.
+    search = pl.col("split") != LOCKED
+    for name in ("split_sessions", "purged", "certificate"):
+        found, expected = (getattr(made, name).filter(search).drop("group", strict=False) for made in (folds, plain))
+        assert_frame_equal(found, expected)
+
+
+def test_the_referee_sees_locked_rows_that_reach_into_the_stress_stretch() -> None:
+    """A certificate that reads 0 because it compares training with tests only."""
+    calendar = weekdays(40)
+    labels = labelled(calendar, [(0, "a", 0, 1), (4, "a", 4, 7), (6, "a", 6, 8), (7, "a", 7, 9)])
+    spans = Spans.from_labels(labels, calendar)
+    role = np.array([0, 2, 2, 2], np.int8)
+    stress = np.array([False, False, True, True])
+    assert certify(spans, role, np.zeros(4, np.int8), CAUSES, stress)["overlap_rows"] == 1
+    assert certify(spans, role, np.array([0, 1, 0, 0], np.int8), CAUSES, stress)["overlap_rows"] == 0
+
+
+@pytest.mark.parametrize(
+    "shares", [{"locked_share": 0, "stress_share": 0.1}, {"locked_share": 0.6, "stress_share": 0.4}]
+)
+def test_a_stress_stretch_needs_a_locked_one_and_something_before_both(shares: dict[str, float]) -> None:
+    """A second opening of the newest rows without a first, and a study that seals everything."""
+    with pytest.raises(ValidationError, match="stress_share"):
+        FoldSpec(**shares)
 
 
 @pytest.mark.parametrize("scheme", ["expanding", "rolling"])
@@ -239,6 +293,8 @@ def test_groups_differ_by_one_session_at_most() -> None:
         (60, FoldSpec(embargo_sessions=40), "every split must keep"),
         (60, FoldSpec(n_groups=6, n_test_groups=4, tune_share=0.9), "must fit into one stretch"),
         (20, FoldSpec(locked_share=0.01), "locked stretch must hold"),
+        (20, FoldSpec(locked_share=0.3, stress_share=0.01), "stress stretch must hold"),
+        (60, FoldSpec(locked_share=0.04, stress_share=0.2), "locked stretch must keep"),
         (1, FoldSpec(n_groups=2, n_test_groups=1), "at least two sessions"),
     ],
 )

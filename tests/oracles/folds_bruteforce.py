@@ -24,11 +24,13 @@ def brute_force_roles(labels: pl.DataFrame, sessions: list, spec) -> dict[str, d
     ]
     used = sorted({row[0] for row in rows if row[3] is not None})
     n_locked = round(spec.locked_share * len(used))
-    free, locked = used[: len(used) - n_locked], used[len(used) - n_locked :]
+    n_stress = round(spec.stress_share * len(used))
+    n_free = len(used) - n_locked - n_stress
+    free, locked, stress = used[:n_free], used[n_free : n_free + n_locked], used[n_free + n_locked :]
     groups = _cut(free, spec.n_groups)
     return {
-        name: _one_split(rows, used, test, train, spec)
-        for name, (test, train) in _choices(groups, locked, spec).items()
+        name: _one_split(rows, used, test, train, stress if name == "locked" else [], spec)
+        for name, (test, train) in _choices(groups, locked + stress, spec).items()
     }
 
 
@@ -60,7 +62,7 @@ def _choices(groups: list[list], locked: list, spec) -> dict[str, tuple[list, li
     return chosen
 
 
-def _one_split(rows: list, used: list, test: list, train: list, spec) -> dict[tuple, str]:
+def _one_split(rows: list, used: list, test: list, train: list, stress: list, spec) -> dict[tuple, str]:
     tune = _tune_days(used, train, spec.tune_share)
     by_session = dict.fromkeys(test, "test") | dict.fromkeys(train, "fit") | dict.fromkeys(tune, "tune")
     answer = {}
@@ -77,6 +79,10 @@ def _one_split(rows: list, used: list, test: list, train: list, spec) -> dict[tu
     for key, role in list(answer.items()):
         if role == "fit":
             answer[key] = _judged(role, spans[key], [tuned], spec.embargo_sessions, "tune", "tune")
+    stressed = [spans[key] for key, role in answer.items() if role == "test" and key[0] in stress]
+    for key, role in list(answer.items()):
+        if role == "test" and key[0] not in stress:
+            answer[key] = _judged(role, spans[key], [stressed], 0, "span", "none")
     return answer
 
 
