@@ -56,8 +56,8 @@ class Evidence:
     certificate : DataFrame
         docs `folds`.
     excess : Mapping[str, ndarray]
-        Book -> net daily returns less those of the mean random book, in session order; books are the CPCV
-        paths and `locked`.
+        Book -> net return per session less what random picks of the same number and size earn on average, in
+        session order; books are the CPCV paths and `locked`. Picks are names, or minutes of the same day and side.
     rank_ic : Mapping[str, ndarray]
         `paths` and `locked` -> rank IC per session.
     metrics : Mapping[str, Mapping[str, float]]
@@ -68,6 +68,10 @@ class Evidence:
         Ledger rows scored on the same rows as the paths.
     facts : Mapping[str, float]
         Single numbers: impossible_fills, quarantined_share, locked_openings, cost_bps, and the candidate's own.
+    reasons : tuple of str, optional
+        Why the position manager's own verdict refuses the sealed rows; empty where it does not.
+    sessions_per_year : int
+        By which values per session are annualised.
     """
 
     subject: str
@@ -78,11 +82,12 @@ class Evidence:
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
     trials: pl.DataFrame = field(default_factory=pl.DataFrame)
     facts: Mapping[str, float] = field(default_factory=dict)
+    reasons: tuple[str, ...] | None = None
+    sessions_per_year: int = 252
 
 
 Gate = Callable[[Evidence, float, PromotionSpec], Measured]
 LOCKED_BOOK = "locked"
-YEAR = 252
 
 
 def _paths(evidence: Evidence) -> dict[str, np.ndarray]:
@@ -105,12 +110,12 @@ def _trials(evidence: Evidence) -> pl.DataFrame:
     return evidence.trials
 
 
-def _annualised(series: np.ndarray, promotion: PromotionSpec) -> tuple[float, float, float]:
-    """Mean daily value a year, with its block-bootstrap interval."""
+def _annualised(series: np.ndarray, year: int, promotion: PromotionSpec) -> tuple[float, float, float]:
+    """Mean value per session times the sessions of a year, with its block-bootstrap interval."""
     low, high = block_bootstrap(
         series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 17
     )
-    return float(series.mean() * YEAR), low * YEAR, high * YEAR
+    return float(series.mean() * year), low * year, high * year
 
 
 def folds_overlap(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
@@ -132,7 +137,7 @@ def folds_coverage(evidence: Evidence, bound: float, _: PromotionSpec) -> Measur
 def rank_ic(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
     """the lower end of the interval of the mean out-of-sample rank IC exceeds the bound"""
     series = evidence.rank_ic["paths"]
-    series = series[~np.isnan(series)]  # sessions in which nothing was filled
+    series = series[~np.isnan(series)]  # sessions without a realised return
     low, high = block_bootstrap(
         series, promotion.bootstrap_samples, promotion.bootstrap_block, promotion.confidence, 13
     )
@@ -140,14 +145,14 @@ def rank_ic(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measu
 
 
 def net_excess(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
-    """the lower end of the interval of the annual net excess over random books, mean of the paths, exceeds the bound"""
-    value, low, high = _annualised(paths_excess(evidence), promotion)
+    """the lower end of the interval of the annual net excess over random picks, mean of the paths, exceeds the bound"""
+    value, low, high = _annualised(paths_excess(evidence), evidence.sessions_per_year, promotion)
     return Measured(value, low > bound, "a year, net, mean of the paths", low, high)
 
 
 def worst_path(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """the annual net excess of the worst path exceeds the bound"""
-    values = {book: float(series.mean() * YEAR) for book, series in _paths(evidence).items()}
+    values = {book: float(series.mean() * evidence.sessions_per_year) for book, series in _paths(evidence).items()}
     worst = min(values, key=lambda book: values[book])
     return Measured(values[worst], values[worst] > bound, f"{worst} of {len(values)} paths")
 
@@ -156,7 +161,8 @@ def probabilistic(evidence: Evidence, bound: float, _: PromotionSpec) -> Measure
     """PSR of the net excess: probability that its true Sharpe ratio is above zero reaches the bound"""
     m = moments(paths_excess(evidence))
     value = probabilistic_sharpe(m)
-    return Measured(value, value >= bound, f"annual Sharpe {m.sharpe * sqrt(YEAR):.2f} on {m.n} returns")
+    annual = m.sharpe * sqrt(evidence.sessions_per_year)
+    return Measured(value, value >= bound, f"annual Sharpe {annual:.2f} on {m.n} returns")
 
 
 def deflated(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
@@ -167,7 +173,7 @@ def deflated(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     deviation = float(counted["sharpe"].std() or 0.0) if len(counted) > 1 else 0.0  # type: ignore[arg-type]
     value, benchmark = deflated_sharpe(m, trials, deviation)
     searched = f"{len(counted)} trials, {trials:.1f} effective"
-    detail = f"{searched}, benchmark Sharpe {benchmark * sqrt(YEAR):.2f} a year"
+    detail = f"{searched}, benchmark Sharpe {benchmark * sqrt(evidence.sessions_per_year):.2f} a year"
     return Measured(value, value >= bound, detail)
 
 
@@ -210,10 +216,10 @@ def calibration(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
 
 
 def locked_excess(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
-    """the annual net excess over random books on the locked stretch exceeds the bound"""
+    """the annual net excess over random picks on the locked stretch exceeds the bound"""
     if LOCKED_BOOK not in evidence.excess:
         return Measured(nan, False, "the study locks no stretch", applicable=False)
-    value, low, high = _annualised(evidence.excess[LOCKED_BOOK], promotion)
+    value, low, high = _annualised(evidence.excess[LOCKED_BOOK], evidence.sessions_per_year, promotion)
     return Measured(value, value > bound, f"{len(evidence.excess[LOCKED_BOOK])} sessions", low, high)
 
 
@@ -221,6 +227,14 @@ def locked_openings(evidence: Evidence, bound: float, _: PromotionSpec) -> Measu
     """evaluations of this study that opened this locked stretch number at most the bound"""
     value = evidence.facts["locked_openings"]
     return Measured(value, value <= bound, f"{value:.0f} evaluation(s) opened these sessions")
+
+
+def sealed_verdict(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
+    """the position manager's reasons to refuse its trades on the sealed rows number at most the bound"""
+    if evidence.reasons is None:
+        raise BadInput("a verdict on the sealed rows says its reasons", "no verdict", "run the backtest stage")
+    reasons = evidence.reasons
+    return Measured(len(reasons), len(reasons) <= bound, ", ".join(reasons) or "no reason to refuse")
 
 
 def break_even(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
@@ -278,6 +292,7 @@ GATES: dict[str, Gate] = {
     "calibration": calibration,
     "locked_excess": locked_excess,
     "locked_openings": locked_openings,
+    "sealed_verdict": sealed_verdict,
     "break_even": break_even,
     "capacity": capacity,
     "quarantined": quarantined,

@@ -21,7 +21,7 @@ BOUNDS = {
     "folds_overlap": 0, "folds_coverage": 1, "rank_ic": 0, "net_excess": 0, "worst_path": 0,
     "probabilistic_sharpe": 0.95, "deflated_sharpe": 0.9, "overfitting": 0.5, "track_record": 1,
     "impossible_fills": 0, "calibration": 1.02, "locked_excess": 0, "locked_openings": 1, "break_even": 1,
-    "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5,
+    "sealed_verdict": 0, "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5,
 }  # fmt: skip
 
 
@@ -55,6 +55,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         trials=ledger_of(tmp_path_factory.mktemp("ledger"), trials),
         facts={"impossible_fills": 0, "fills": 900, "quarantined_share": 0.01, "locked_openings": 1,
                "cost_bps": 30.2, "replay_differences": 0, "weights_differences": 0, "refit_correlation": 0.9},
+        reasons=(),
     )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ BAD: dict[str, dict[str, Any]] = {
     "replay": {"facts": {"replay_differences": 1}},
     "weights": {"facts": {"weights_differences": 1}},
     "refit_correlation": {"facts": {"refit_correlation": 0.49}},
+    "sealed_verdict": {"reasons": ("latest_stress_trade_count_below_20",)},
 }  # fmt: skip
 
 
@@ -101,6 +103,28 @@ BAD: dict[str, dict[str, Any]] = {
 def test_every_gate_can_fail(name: str, good: Evidence) -> None:
     """Pins a gate that is green whatever it sees."""
     assert judge(replace(good, **BAD[name]), name)[name]["status"] == "fail"
+
+
+def test_a_sealed_verdict_lists_its_reasons(good: Evidence) -> None:
+    """Pins a refusal that says how many reasons there are, but not which."""
+    reasons = ("latest_stress_trade_count_below_20", "validation_locked_avg_trade_edge_not_positive")
+    row = judge(replace(good, reasons=reasons), "sealed_verdict")["sealed_verdict"]
+    assert (row["value"], row["detail"]) == (2.0, ", ".join(reasons))
+
+
+def test_a_year_has_the_sessions_of_its_market(good: Evidence) -> None:
+    """Pins a market that never closes annualised by the sessions of a stock exchange."""
+    names = ("net_excess", "worst_path", "locked_excess")
+    year, longer = judge(good, *names), judge(replace(good, sessions_per_year=504), *names)
+    for name in names:
+        assert longer[name]["value"] == pytest.approx(2 * year[name]["value"], rel=1e-12)
+    for name in ("net_excess", "locked_excess"):
+        assert longer[name]["low"] == pytest.approx(2 * year[name]["low"], rel=1e-12)
+    for name, word in (("probabilistic_sharpe", "annual Sharpe "), ("deflated_sharpe", "benchmark Sharpe ")):
+        said = [judge(evidence, name)[name] for evidence in (good, replace(good, sessions_per_year=504))]
+        numbers = [float(row["detail"].split(word)[1].split()[0]) for row in said]
+        assert numbers[1] == pytest.approx(np.sqrt(2) * numbers[0], abs=0.02)
+        assert said[0]["value"] == said[1]["value"]
 
 
 def test_overfitting_can_fail(good: Evidence, tmp_path: Path) -> None:
