@@ -27,8 +27,10 @@ from pipeline.labels.spec import HeadSpec
 from pipeline.models.prepared import Reads
 from pipeline.models.scoring import MEMBER_FILE, Card, Scorer, load_member
 from pipeline.models.spec import Layout
+from pipeline.positions.manager_spec import ManagerConfig
 from pipeline.positions.policy import Policy
 from pipeline.serving.parts import Part, read_parts, require_mean
+from pipeline.serving.selecting import Selector, selector
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -97,9 +99,19 @@ class Bundle:
     def heads(self) -> tuple[HeadSpec, ...]:
         return tuple(HeadSpec.model_validate(head) for head in self.study["labels"]["heads"])
 
+    @cached_property
+    def selector(self) -> Selector:
+        """How predictions become orders."""
+        return selector(self.study, self.files[POLICY])
+
     @property
-    def policy(self) -> Policy:
-        return Policy.model_validate_json(self.files[POLICY])
+    def policy(self) -> Policy | ManagerConfig:
+        return self.selector.policy
+
+    @property
+    def row_key(self) -> tuple[str, ...]:
+        """Key of panel, features and predictions."""
+        return self.selector.key
 
     @cached_property
     def scorers(self) -> dict[str, Scorer]:

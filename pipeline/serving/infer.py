@@ -5,27 +5,27 @@ Where the rows come from and where the records go is decided outside.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 
 import polars as pl
 
 from pipeline.calibration.averaging import average_members
-from pipeline.errors import BadInput, IncompleteTables, LookAheadError, SchemaError
-from pipeline.frames import canonical, require_columns
+from pipeline.errors import IncompleteTables, LookAheadError, SchemaError
+from pipeline.frames import canonical, require_columns, row_key
 from pipeline.models.prepared import Prepared
 from pipeline.models.preparing import prepare
-from pipeline.positions.policy import select
 from pipeline.serving.bundle import Bundle
-from pipeline.serving.records import Selection
-
-KEY = ("session", "instrument")
-TAGS = ("code", "board", "industry")
+from pipeline.serving.record_files import RecordBook
+from pipeline.serving.records import TOP10, Selection
 
 
 @dataclass(frozen=True)
 class Inference:
     """Everything that led from stored rows to orders, in the canonical form in which tables are stored.
+
+    A row's key is session and instrument, and the minute where the bundle decides by it.
 
     Parameters
     ----------
@@ -38,11 +38,15 @@ class Inference:
     tensors : DataFrame
         `member`, `session`, `hash` of the session's input tensors.
     scores : DataFrame
-        `member`, `session`, `instrument`, `<head>_head` Float32, raw.
+        `member`, the row's key, `<head>_head` Float32, raw.
     predictions : DataFrame
-        `session`, `instrument`, `<head>_pred` Float64, `score`.
+        The row's key, `<head>_pred` Float64, `score`.
     orders : DataFrame
-        `session`, `rank`, `instrument`, `weight`, `score`, `code`, `board`, `industry`.
+        `session`, `rank`, and what `selecting` says of the bundle's kind.
+    notes : mapping
+        Counts of rows that were left out, where any may be.
+    book : RecordBook
+        Where the selection is recorded.
     """
 
     panel: pl.DataFrame
@@ -52,14 +56,16 @@ class Inference:
     scores: pl.DataFrame
     predictions: pl.DataFrame
     orders: pl.DataFrame
+    notes: Mapping[str, int] = field(default_factory=dict)
+    book: RecordBook = TOP10
 
     def selection(self, day: date, bundle_hash: str) -> Selection:
         """What is recorded of `day`."""
-        return Selection(day, bundle_hash, self.orders.filter(pl.col("session") == day).drop("session"))
+        return Selection(day, bundle_hash, self.orders.filter(pl.col("session") == day).drop("session"), self.book)
 
 
 def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date, paths: pl.DataFrame) -> Inference:
-    """Score the eligible names of a session and select.
+    """Score the eligible rows of a session and select.
 
     Parameters
     ----------
@@ -82,55 +88,50 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     IncompleteTables
         A session of the window is absent, or eligible names without features.
     BadInput
-        Fewer eligible names than the policy selects, or none that passes its filters.
+        Too few eligible rows for the policy, or an empty list where it must select.
     """
     _require_inputs(bundle, features, panel, paths, day)
-    today = canonical(panel.filter(pl.col("session") == day), KEY)
-    _require_names(bundle, today)
+    key, selector = bundle.row_key, bundle.selector
+    standing, notes = selector.standing(panel, features)
+    today = canonical(panel.filter(pl.col("session") == day), key)
     paths = paths if bundle.reads.bars else paths.clear()
-    store = _store(bundle, features, panel, paths)
+    store = prepared(bundle, features, standing, paths)
     tensors, scores, calibrated = [], [], []
     for name, scorer in bundle.scorers.items():
         inputs = scorer.prepared_inputs(store, [day])
-        raw = canonical(scorer.score_inputs(inputs), KEY)
+        raw = canonical(scorer.score_inputs(inputs), key)
         tensors.append({"member": name, "session": day, "hash": inputs.hashes()[day.isoformat()]})
         scores.append(raw.insert_column(0, pl.Series("member", [name] * len(raw), pl.String)))
         calibrated.append(bundle.calibrators[name].apply(raw))
-    policy = bundle.policy
-    averaged = average_members(calibrated, bundle.heads, policy.alpha, bundle.weights)
-    predictions = canonical(averaged.select(*KEY, pl.selectors.ends_with("_pred"), "score"), KEY)
-    orders = select(predictions, policy).join(today.select(*KEY, *TAGS), on=list(KEY), how="left")
-    if orders.is_empty():
-        raise BadInput(
-            "a selection holds at least one name",
-            f"none of {len(predictions)} passes {policy}",
-            "the policy's filters refuse the whole session; hold cash",
-        )
+    averaged = average_members(calibrated, bundle.heads, selector.alpha, bundle.weights)
+    predictions = canonical(averaged.select(*key, pl.selectors.ends_with("_pred"), "score"), key)
     return Inference(
         panel=today,
-        features=canonical(features, KEY),
-        paths=canonical(paths, KEY),
+        features=canonical(features, key),
+        paths=canonical(paths, row_key(paths)),
         tensors=pl.DataFrame(tensors, schema={"member": pl.String, "session": pl.Date, "hash": pl.String}).sort(
             "member"
         ),
-        scores=canonical(pl.concat(scores), ("member", *KEY)),
+        scores=canonical(pl.concat(scores), ("member", *key)),
         predictions=predictions,
-        orders=canonical(orders, ("session", "rank")),
+        orders=canonical(selector.orders(predictions, today), ("session", "rank")),
+        notes=notes,
+        book=selector.book,
     )
 
 
-def _store(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, paths: pl.DataFrame) -> Prepared:
+def prepared(bundle: Bundle, features: pl.DataFrame, standing: pl.DataFrame, paths: pl.DataFrame) -> Prepared:
     """The window's rows, prepared once for all parts: a champion of every split holds tens of them."""
     known = next(iter(bundle.scorers.values())).normaliser
-    standing = [name for name in bundle.reads.categories if name not in features.columns]
+    categories = [name for name in bundle.reads.categories if name not in features.columns]
     scopes = dict(zip(known.schema, known.scopes, strict=True))
-    return prepare(features, panel.select(*KEY, "eligible", *standing), scopes, bundle.reads, paths)
+    return prepare(features, standing.select(*bundle.row_key, "eligible", *categories), scopes, bundle.reads, paths)
 
 
 def _require_inputs(
     bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, paths: pl.DataFrame, day: date
 ) -> None:
-    require_columns(panel, (*KEY, "eligible", *TAGS), "inference")
+    require_columns(panel, (*bundle.row_key, "eligible", *bundle.selector.panel_columns), "inference")
     _require_schema(bundle, features)
     for frame, what in ((panel, "panel"), (features, "features"), (paths, "paths")):
         later = frame.filter(pl.col("session") > day)["session"].unique().sort()
@@ -145,19 +146,11 @@ def _require_inputs(
             f"{len(sessions)} sessions, ending {shown}",
             "materialise the panel of every session of the window",
         )
-    lacking = panel.filter("eligible").join(features, on=list(KEY), how="anti").sort(KEY)
-    if not lacking.is_empty():
-        first = lacking.select(KEY).row(0)
-        raise IncompleteTables(
-            "every eligible name of the window has a features row",
-            f"{len(lacking)} lack one, first {first[1]} on {first[0]}",
-            "materialise the features of every session of the window",
-        )
 
 
 def _require_schema(bundle: Bundle, features: pl.DataFrame) -> None:
     """Names in order: a reordered schema is another schema, even if every column is there."""
-    given, schema = [c for c in features.columns if c not in KEY], bundle.manifest["schema"]
+    given, schema = [c for c in features.columns if c not in bundle.row_key], bundle.manifest["schema"]
     differing = next((i for i, pair in enumerate(zip(given, schema, strict=False)) if pair[0] != pair[1]), None)
     if given != schema:
         at = min(len(given), len(schema)) if differing is None else differing
@@ -166,14 +159,4 @@ def _require_schema(bundle: Bundle, features: pl.DataFrame) -> None:
             "features are the bundle's schema in its order",
             observed,
             "build features with the study of the bundle, or refit",
-        )
-
-
-def _require_names(bundle: Bundle, today: pl.DataFrame) -> None:
-    eligible, wanted = int(today["eligible"].sum()), bundle.policy.top_k
-    if eligible < wanted:
-        raise BadInput(
-            f"at least {wanted} names are eligible",
-            f"{eligible} of {len(today)} listed",
-            "see the panel's exclusions of the session; the vendor's tables may be incomplete",
         )

@@ -11,9 +11,9 @@ import polars as pl
 
 from pipeline.errors import BadInput
 from pipeline.features.compute import CHANNELS
-from pipeline.frames import require_unique
+from pipeline.frames import MINUTE, require_unique
 
-# From cause to effect, so that the first difference is where it began.
+# From cause to effect, so that the first difference is where it began. Where a row has a minute, it is the last part.
 KEYS: dict[str, tuple[str, ...]] = {
     "panel": ("session", "instrument"),
     "features": ("session", "instrument"),
@@ -25,7 +25,6 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 BITS = {pl.Float32: pl.UInt32, pl.Float64: pl.UInt64}
 ABSENT = "absent"
-MAY_BE_EMPTY = ("paths",)  # a market without minutes
 
 
 class Difference(NamedTuple):
@@ -128,10 +127,21 @@ def compare(live: Mapping[str, pl.DataFrame], research: Mapping[str, pl.DataFram
     if missing:
         raise BadInput(f"parity compares {list(KEYS)}", f"absent: {missing}", "materialise inference first")
     report = ParityReport(tuple(_compare_asset(name, _flat(live[name]), _flat(research[name])) for name in KEYS))
-    empty = [asset.asset for asset in report.assets if not asset.rows and asset.asset not in MAY_BE_EMPTY]
+    empty = [asset.asset for asset in report.assets if not asset.rows and not _may_be_empty(live[asset.asset], asset)]
     if empty:
         raise BadInput("parity compares rows", f"no rows on either side: {empty}", "materialise inference first")
     return report
+
+
+def table_key(asset: str, frame: pl.DataFrame) -> tuple[str, ...]:
+    """Key of an asset: that of `KEYS`, and the minute where its rows have one; an order's key is its rank."""
+    by_row = "instrument" in KEYS[asset] and MINUTE in frame.columns
+    return (*KEYS[asset], MINUTE) if by_row else KEYS[asset]
+
+
+def _may_be_empty(frame: pl.DataFrame, asset: AssetParity) -> bool:
+    """A market without minute bars has no paths; by the minute, a day without an entry is a decision."""
+    return asset.asset == "paths" or (asset.asset == "orders" and MINUTE in frame.columns)
 
 
 def _flat(frame: pl.DataFrame) -> pl.DataFrame:
@@ -145,7 +155,7 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _compare_asset(asset: str, live: pl.DataFrame, research: pl.DataFrame) -> AssetParity:
-    key = KEYS[asset]
+    key = table_key(asset, live)
     shape = _shape_difference(asset, live, research)
     if shape:
         rows = max(len(live), len(research))

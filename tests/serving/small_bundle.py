@@ -88,6 +88,7 @@ def bundle_files() -> dict[str, bytes]:
     study = {
         "members": [{"name": spec.name} for spec in MEMBERS],
         "labels": {"heads": [head.model_dump(mode="json") for head in HEADS]},
+        "policy": {"family": "top_k"},
     }
     return files | {
         "ensemble.json": ensemble_file(parts(), {}),
