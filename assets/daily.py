@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -39,8 +39,7 @@ def run_session(runner: Runner, session: date) -> None:
 def _refresh_labels(runner: Runner, session: date) -> None:
     """Labels of the decisions that this session may have ended: what was recorded meets what happened."""
     labels, calendar = runner.study.labels, runner.environment.calendar()
-    reach = labels.exit_session + labels.max_exit_delay
-    oldest = calendar.session(max(calendar.ordinal(session) - reach, 0))
+    oldest = calendar.session(max(calendar.ordinal(session) - labels.reach, 0))
     built = runner.environment.artifacts.current(runner.study.name, "panel")
     span = [month for month in months(calendar.between(oldest, session)) if month in built]
     runner.stages(["labels"], first=span[0], last=span[-1], step=f"labels {span[0]}..{span[-1]}")
@@ -48,7 +47,7 @@ def _refresh_labels(runner: Runner, session: date) -> None:
 
 def _require_open(environment: Environment, session: date) -> None:
     """A day that the calendar knows to be closed is refused before anything is fetched or recorded."""
-    if "trade_cal" in environment.lake.tables() and session <= environment.calendar().known_until:
+    if environment.knows_calendar and session <= environment.calendar().known_until:
         arguments.session(environment, session.isoformat())
 
 
@@ -98,7 +97,9 @@ def _rebuilt_since(runner: Runner, session: date, month: str) -> bool:
 
 def deadline_passed(environment: Environment, study: Study, session: date) -> bool:
     """Whether incomplete tables fail the day by now."""
-    until = instant(session, environment.settings.retry_until, ZoneInfo(study.market.zone))
+    market = study.market
+    day = session + timedelta(days=market.decision_days_later)
+    until = instant(day, environment.settings.retry_until, ZoneInfo(market.zone))
     return environment.clock.now() >= until
 
 

@@ -12,7 +12,7 @@ from assets.schedules import build_schedules
 from assets.study_graph import build_study
 from assets.vendor_tables import build_manifest, build_vendor_table
 from pipeline.calendars import Calendar
-from resources.environments import Environment, current_environment
+from resources.environments import Environment, current_environment, open_every_day
 from resources.warehouse import duckdb_resource
 
 FALLBACK_FIRST = date(2016, 1, 1)  # stock_st begins here
@@ -39,9 +39,9 @@ def _partitions(environment: Environment) -> Partitions:
     settings = environment.settings
     stretch = Stretch(settings.first_session or FALLBACK_FIRST, settings.last_session)
     zone = environment.study.market.zone
-    if "trade_cal" not in environment.lake.tables():
-        return Partitions(stretch, zone, [])
-    return Partitions(stretch, zone, _holidays(environment.calendar(), stretch))
+    if open_every_day(environment.study.market):
+        return Partitions(stretch, zone, [], every_day=True)
+    return Partitions(stretch, zone, _holidays(environment.calendar(), stretch) if environment.knows_calendar else [])
 
 
 def _holidays(calendar: Calendar, stretch: Stretch) -> list[date]:

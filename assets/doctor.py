@@ -14,13 +14,12 @@ from typing import Literal, TextIO
 
 from pipeline.errors import FoldgateError
 from pipeline.serving.bundle import load_bundle
-from pipeline.stages.market import decision_time
-from resources.environments import TOKEN_VARIABLE, Environment
-from resources.freshness import incomplete_sessions
+from resources.environments import Environment, open_every_day
+from resources.freshness import incomplete_sessions, latest_decided
 
 GIBIBYTE = 2**30
 LEAST_FREE = 5 * GIBIBYTE
-CALENDAR_AHEAD = 14  # days; holidays are announced well before, so less means a stale trade_cal
+CALENDAR_AHEAD = 14  # days; holidays are announced well before, so less means a stale calendar
 PACKAGES = ("dagster", "dagster-webserver", "polars", "duckdb", "pyarrow", "numba", "torch", "lightgbm",
             "onnxruntime")  # fmt: skip
 MARKET_STAGES = ("panel", "features", "labels")
@@ -96,19 +95,22 @@ def _machine(home: Path) -> Iterator[Finding]:
 
 
 def _token(environment: Environment) -> Iterator[Finding]:
-    if environment.settings.source == "tushare":
-        there = bool(os.environ.get(TOKEN_VARIABLE))
-        text = f"${TOKEN_VARIABLE} is {'set (never shown)' if there else 'not set'}"
-        yield _check(there, "token", text, f"export {TOKEN_VARIABLE}=...")
+    variable = environment.vendor.token_variable
+    if environment.settings.live and variable:
+        text = f"${variable} is {'set (never shown)' if environment.token else 'not set'}"
+        yield _check(bool(environment.token), "token", text, f"export {variable}=...")
 
 
 def _calendar(environment: Environment) -> Iterator[Finding]:
     calendar, now = environment.calendar(), environment.clock.now()
+    if open_every_day(environment.study.market):
+        yield Finding("ok", "calendar", f"open every day, from {calendar.sessions[0]} ({now:%Y-%m-%d %H:%M} UTC now)")
+        return
     ahead = (calendar.known_until - now.date()).days
-    clock = "now" if environment.settings.source == "tushare" else f"the {environment.settings.source} now"
+    clock = "now" if environment.settings.live else f"the {environment.settings.source} now"
     text = f"known until {calendar.known_until}, {ahead} days ahead of {clock} ({now:%Y-%m-%d %H:%M} UTC)"
-    yield _check(ahead >= CALENDAR_AHEAD, "calendar", text, "`foldgate backfill` fetches trade_cal again",
-                 "FAIL" if ahead < 0 else "note")  # fmt: skip
+    remedy = f"`foldgate backfill` fetches {environment.vendor.calendar_table} again"
+    yield _check(ahead >= CALENDAR_AHEAD, "calendar", text, remedy, "FAIL" if ahead < 0 else "note")
 
 
 def _tables(environment: Environment) -> Iterator[Finding]:
@@ -133,9 +135,7 @@ def _tables(environment: Environment) -> Iterator[Finding]:
 
 def _stages(environment: Environment) -> Iterator[Finding]:
     study, calendar = environment.study, environment.calendar()
-    due = calendar.latest(environment.clock.now().date())
-    if decision_time(study, due) > environment.clock.now():
-        due = calendar.shift(due, -1)
+    due = latest_decided(environment)
     for stage in MARKET_STAGES:
         newest = _newest(environment, stage)
         if newest is None:

@@ -27,12 +27,13 @@ def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition |
     snapshots = [table_key(t.vendor, t.name) for t in tables if t.layout == "snapshot"]
     monthly = [table_key(t.vendor, t.name) for t in tables if t.layout == "session"]
     select = dg.AssetSelection.assets
+    whole = dg.define_asset_job(
+        f"{study.market.vendor}_snapshots",
+        select(*snapshots),
+        description="Tables that the vendor ships whole.",
+    )
     return [
-        dg.define_asset_job(
-            f"{study.market.vendor}_snapshots",
-            select(*snapshots),
-            description="Tables that the vendor ships whole.",
-        ),
+        *([whole] if snapshots else []),
         dg.define_asset_job(
             f"{study.market.vendor}_tables",
             select(*snapshots, *monthly, manifest_key(study.market.vendor)),

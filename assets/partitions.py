@@ -34,11 +34,11 @@ def month_partitions(stretch: Stretch, zone: str) -> dg.TimeWindowPartitionsDefi
 
 
 def session_partitions(
-    stretch: Stretch, zone: str, holidays: list[date]
+    stretch: Stretch, zone: str, holidays: list[date], every_day: bool = False
 ) -> dg.TimeWindowPartitionsDefinition:
-    """Open sessions: weekdays less the calendar's holidays. Exclusions are instants, Dagster refuses strings."""
+    """Open sessions: every day, or weekdays less the calendar's holidays. Exclusions are instants, not strings."""
     return dg.TimeWindowPartitionsDefinition(
-        cron_schedule="0 0 * * 1-5",
+        cron_schedule="0 0 * * *" if every_day else "0 0 * * 1-5",
         start=stretch.first.isoformat(),
         end=(stretch.last + timedelta(days=1)).isoformat() if stretch.last else None,
         fmt="%Y-%m-%d",
@@ -63,12 +63,13 @@ class Partitions(NamedTuple):
     stretch: Stretch
     zone: str
     holidays: list[date]
+    every_day: bool = False
 
     def of(self, kind: PartitionKind, study: Study) -> dg.PartitionsDefinition | None:
         """The definition for a stage's partition kind; None for a whole."""
         return {
             "month": lambda: month_partitions(self.stretch, self.zone),
-            "session": lambda: session_partitions(self.stretch, self.zone, self.holidays),
+            "session": lambda: session_partitions(self.stretch, self.zone, self.holidays, self.every_day),
             "split": lambda: split_partitions(study),
             "split_member": lambda: split_member_partitions(study),
             "whole": lambda: None,

@@ -14,6 +14,7 @@ from assets.partitions import MEMBER, SPLIT
 from pipeline.stages.contract import months
 from pipeline.study import Study
 from resources.environments import Environment
+from resources.freshness import latest_decided
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -99,7 +100,7 @@ class Runner:
         A lake that knows no calendar yet is given the snapshots first: the range and the partitions follow from it.
         """
         vendor = self.study.market.vendor
-        if "trade_cal" not in self.environment.lake.tables():
+        if not self.environment.knows_calendar:
             self.job(f"{vendor}_snapshots", step="vendor snapshots")
             self.refresh()
         span = self._span(first_month, last_month)
@@ -142,9 +143,9 @@ class Runner:
             self.report(f"{stage}: {str(red).splitlines()[-1].strip()}", 0.0)
 
     def _span(self, first: str | None, last: str | None) -> list[str]:
-        """The range asked for, or every month from the environment's first session to its now."""
+        """The range asked for, or every month from the environment's first session to its latest decision."""
         calendar, settings = self.environment.calendar(), self.environment.settings
-        end = min(settings.last_session or calendar.known_until, self.environment.clock.now().date())
-        known = months(calendar.between(settings.first_session or calendar.sessions[0], calendar.latest(end)))
+        end = min(settings.last_session or calendar.known_until, latest_decided(self.environment))
+        known = months(calendar.between(settings.first_session or calendar.sessions[0], end))
         chosen = [month for month in known if (first or known[0]) <= month <= (last or known[-1])]
         return chosen or [first or known[-1]]

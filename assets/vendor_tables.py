@@ -13,12 +13,14 @@ from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
 from resources.environments import Environment
 from resources.ingestion import ingest
+from resources.vendors import VENDORS
 
 
 def build_vendor_table(study: Study, spec: TableSpec, partitions: Partitions) -> dg.AssetsDefinition:
     """One vendor table: monthly where rows belong to sessions, whole where the vendor ships a snapshot."""
     monthly = spec.layout == "session"
-    upstream = [name for name in ("trade_cal", "stock_basic") if monthly and name in study.table_names]
+    vendor = VENDORS[study.market.vendor]
+    upstream = [name for name in (vendor.calendar_table, vendor.listing) if monthly and name in study.table_names]
 
     @dg.asset(
         key=table_key(spec.vendor, spec.name),

@@ -8,30 +8,38 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
+from pipeline.asof.spec import MarketSpec
 from pipeline.calendars import Calendar
 from pipeline.clock import Clock, FixedClock, SystemClock
-from pipeline.errors import BadInput, MissingTable, TokenRejected
+from pipeline.errors import BadInput, MissingTable
 from pipeline.gates.ledger import Ledger
 from pipeline.gates.promotion import Champions
 from pipeline.spec import Spec
 from pipeline.studies import STUDIES
 from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
-from pipeline.tables.tushare import TABLES
 from resources.artifacts import Artifacts
 from resources.lake import Lake
 from resources.source import Source
+from resources.vendors import VENDORS, Vendor
 
 HOME_VARIABLE = "FOLDGATE_HOME"
-TOKEN_VARIABLE = "TUSHARE_TOKEN"
 SETTINGS_FILE = "settings.json"
+NOT_LIVE = ("simulated", "imported")  # kinds of source whose clock stands still
+# A market that never closes announces no sessions; so far ahead they are taken for granted.
+ALWAYS_OPEN_AHEAD = timedelta(days=366)
+
+
+def open_every_day(market: MarketSpec) -> bool:
+    """Whether each natural day is a session: a market that decides by the minute never closes."""
+    return market.decides == "minute"
 
 
 class Settings(Spec):
@@ -39,14 +47,16 @@ class Settings(Spec):
 
     Parameters
     ----------
-    source : {"simulated", "imported", "tushare"}
-        Where vendor rows come from.
+    source : {"simulated", "imported", "tushare", "binance"}
+        Where vendor rows come from; a live one is the vendor of the study's market.
     profile : str
         Of the simulated market.
     market : mapping
         Fields of that profile to replace, e.g. {"signal": 0.0, "seed": 3}.
     folder : str
         Of an import.
+    books : str
+        Folder of book snapshots, where the live vendor sells none.
     first_session, last_session : date
         The stretch that the environment holds; an open end follows the clock.
     refetch_sessions : int
@@ -61,11 +71,12 @@ class Settings(Spec):
         Dotted study field -> value, e.g. {"folds.n_groups": 4}.
     """
 
-    source: Literal["simulated", "imported", "tushare"] = "simulated"
+    source: Literal["simulated", "imported", "tushare", "binance"] = "simulated"
     study: str = next(iter(STUDIES))
     profile: str = "demo"
     market: Mapping[str, Any] = {}
     folder: str = ""
+    books: str = ""
     base_url: str = "http://api.tushare.pro"
     calls_per_minute: int = 170
     first_session: date | None = None
@@ -75,6 +86,21 @@ class Settings(Spec):
     retry_until: time = time(23, 0)
     notify: str = ""
     overrides: Mapping[str, Any] = {}
+
+    @property
+    def live(self) -> bool:
+        """Whether rows come from the vendor itself, as the real time passes."""
+        return self.source not in NOT_LIVE
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Settings:
+        if self.study not in STUDIES:
+            raise BadInput("an environment holds a registered study", self.study, f"choose from {sorted(STUDIES)}")
+        vendor = STUDIES[self.study].market.vendor
+        if self.live and self.source != vendor:
+            raise BadInput(f"the study {self.study} reads the vendor {vendor}", self.source,
+                           f"choose {vendor}, or one of {list(NOT_LIVE)}")
+        return self
 
 
 def overridden(study: Study, overrides: Mapping[str, Any]) -> Study:
@@ -157,25 +183,34 @@ class Environment:
         return self.home / "records" / study
 
     @cached_property
+    def vendor(self) -> Vendor:
+        """The vendor of the study's market."""
+        return VENDORS[self.study.market.vendor]
+
+    @property
+    def token(self) -> str:
+        """The account's secret at the vendor; empty where it is unset or none is needed."""
+        variable = self.vendor.token_variable
+        return os.environ.get(variable, "") if variable else ""
+
+    @cached_property
     def tables(self) -> dict[str, TableSpec]:
-        return TABLES
+        return dict(self.vendor.tables)
 
     @cached_property
     def simulated(self) -> Any:
         """The simulated market behind this environment."""
-        from resources.simulated import simulated_market
-
-        return simulated_market(self.settings.profile, self.settings.market)
+        return self.vendor.market(self.settings.profile, self.settings.market)
 
     @cached_property
     def clock(self) -> Clock:
         """The system's clock, or the simulated now that survives between processes."""
-        if self.settings.source == "tushare":
+        if self.settings.live:
             return SystemClock()
         stored = self.home / "now.json"
         if stored.exists():
             return FixedClock(datetime.fromisoformat(json.loads(stored.read_text())))
-        end = self.settings.last_session or date.max
+        end = self.settings.last_session or date.max - ALWAYS_OPEN_AHEAD
         return FixedClock(datetime.combine(end, time(23, 59), UTC))
 
     def move_clock(self, now: datetime) -> None:
@@ -195,37 +230,37 @@ class Environment:
     def source(self) -> Source:
         """The vendor, reached through the same client in production and simulation."""
         if self.settings.source == "imported":
-            from resources.imported import FolderSource
+            return self.vendor.imported(Path(self.settings.folder), self.study.universe)
+        return self.vendor.live(self) if self.settings.live else self.vendor.simulated(self)
 
-            return FolderSource(Path(self.settings.folder))
-        from resources.tushare import TushareClient, TushareSource
-
-        if self.settings.source == "simulated":
-            from resources.simulated import SIMULATED_TOKEN, SimulatedVendor
-
-            vendor = SimulatedVendor(self.simulated, self.clock)
-            return TushareSource(TushareClient(SIMULATED_TOKEN, transport=vendor, clock=self.clock))
-        token = os.environ.get(TOKEN_VARIABLE, "")
-        if not token:
-            raise TokenRejected(
-                f"the variable {TOKEN_VARIABLE} must hold your Tushare token",
-                "it is empty",
-                f"export {TOKEN_VARIABLE}=...",
-            )
-        return TushareSource(
-            TushareClient(
-                token,
-                base_url=self.settings.base_url,
-                clock=self.clock,
-                calls_per_minute=self.settings.calls_per_minute,
-            )
-        )
+    @property
+    def knows_calendar(self) -> bool:
+        """Whether the open sessions can be told before anything more is fetched."""
+        return open_every_day(self.study.market) or self.vendor.calendar_table in self.lake.tables()
 
     def calendar(self) -> Calendar:
-        """The trading calendar as the lake knows it."""
-        if "trade_cal" not in self.lake.tables():
-            raise MissingTable("the calendar comes from trade_cal", "the lake holds none", "ingest trade_cal first")
-        return Calendar.from_trade_cal(self.lake.latest("trade_cal"))
+        """The sessions: every day of a market that never closes, else the trading calendar as the lake knows it."""
+        if open_every_day(self.study.market):
+            return self._every_day()
+        table = self.vendor.calendar_table
+        if not self.knows_calendar:
+            raise MissingTable(f"the calendar comes from {table}", "the lake holds none", f"ingest {table} first")
+        return Calendar.from_trade_cal(self.lake.latest(table))
+
+    def announced_calendar(self) -> Calendar:
+        """The calendar, from the source itself where the lake does not know it yet."""
+        if self.knows_calendar:
+            return self.calendar()
+        return Calendar.from_trade_cal(self.source.fetch(self.tables[self.vendor.calendar_table], []).rows)
+
+    def _every_day(self) -> Calendar:
+        """From the environment's first session to a year from now."""
+        first = self.settings.first_session
+        if first is None:
+            raise BadInput("history begins with a session where the market is open every day", "no first_session",
+                           "name it in the settings")
+        last = self.clock.now().date() + ALWAYS_OPEN_AHEAD
+        return Calendar(tuple(first + timedelta(days=i) for i in range((last - first).days + 1)), last)
 
 
 def current_environment() -> Environment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from zoneinfo import ZoneInfo
 
 from pipeline.study import Study
 from resources.environments import Environment
@@ -33,3 +34,13 @@ def incomplete_sessions(
         wanted = sessions if only else spec.published(sessions, now)
         gaps[use.table] = environment.lake.missing(use.table, wanted) if use.table in held else wanted
     return gaps
+
+
+def latest_decided(environment: Environment) -> date:
+    """The newest session whose decision time has passed; the calendar's first where none has."""
+    calendar, now = environment.calendar(), environment.clock.now()
+    market = environment.study.market
+    day = calendar.latest(min(now.astimezone(ZoneInfo(market.zone)).date(), calendar.known_until))
+    while market.decided_at(day) > now and day > calendar.sessions[0]:
+        day = calendar.shift(day, -1)
+    return day

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import groupby
 
+from pipeline.asof.spec import SymbolsSpec
 from pipeline.errors import MissingTable, PermissionMissing
 from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
@@ -65,9 +67,16 @@ def ingest(
     try:
         for i, codes in enumerate(batches := _batches(environment, study, spec)):
             wanted = _wanted(environment, spec, sessions, codes)
-            if spec.layout != "session" or wanted:
-                watch(f"{spec.name}: {len(wanted)} sessions, {i / len(batches):.0%}")
-                _append(environment, spec, wanted, codes, report)
+            parts = _parts(study, wanted) if spec.layout == "session" else [wanted]
+            for j, part in enumerate(parts):
+                watch(f"{spec.name}: {len(part)} sessions, {(i + j / len(parts)) / len(batches):.0%}")
+                try:
+                    _append(environment, spec, part, codes, report)
+                except MissingTable as absent:  # a folder without files of these days may have them of others
+                    if use.required:
+                        raise
+                    report.incomplete += part
+                    report.notes.append(f"{absent.rule}: {absent.observed}")
     except PermissionMissing as refused:
         if use.required:
             raise
@@ -110,11 +119,25 @@ def _wanted(environment: Environment, spec: TableSpec, sessions: Sequence[date],
     return sorted({*environment.lake.missing(spec.name, published, codes=codes), *window})
 
 
+def _parts(study: Study, wanted: list[date]) -> list[list[date]]:
+    """What one request covers: all days of a study of sessions; of minutes a month, 29 MB of books a symbol."""
+    if study.market.decides == "session":
+        return [wanted] if wanted else []
+    return [list(days) for _, days in groupby(wanted, lambda day: (day.year, day.month))]
+
+
 def _batches(environment: Environment, study: Study, spec: TableSpec) -> list[list[str]]:
-    """The codes to ask for: none, the benchmark, or every listed and delisted name in lots."""
+    """The codes to ask for: none, the benchmark, the study's symbols, or every listed and delisted name in lots."""
     if spec.fetch_by == "index":
         return [[study.market.benchmark]]
     if spec.fetch_by != "instrument":
         return [[]]
-    codes = environment.lake.latest("stock_basic")["ts_code"].sort().to_list()
+    codes = listed_codes(environment, study)
     return [codes[i : i + CODES_PER_COMMIT] for i in range(0, len(codes), CODES_PER_COMMIT)] or [[]]
+
+
+def listed_codes(environment: Environment, study: Study) -> list[str]:
+    """The symbols that the study names, or every code the vendor ever listed."""
+    if isinstance(study.universe, SymbolsSpec):
+        return sorted(study.universe.symbols)
+    return environment.lake.latest(environment.vendor.listing)["ts_code"].drop_nulls().sort().to_list()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import polars as pl
 
+from pipeline.errors import MissingTable
 from pipeline.tables.spec import TableSpec
 
 
@@ -50,3 +51,32 @@ class Source(Protocol):
     def fetch(self, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str] = ()) -> Fetched:
         """Rows of the sessions; a snapshot is read whole, tables by instrument or index need codes."""
         ...
+
+
+class Together:
+    """Several sources as one: the first that answers for a table is asked.
+
+    Parameters
+    ----------
+    *sources : Source
+    """
+
+    def __init__(self, *sources: Source) -> None:
+        self.sources = sources
+
+    def tables(self) -> frozenset[str]:
+        """Names of the tables that any of them can answer for."""
+        return frozenset().union(*(source.tables() for source in self.sources))
+
+    def fetch(self, spec: TableSpec, sessions: Sequence[date], codes: Sequence[str] = ()) -> Fetched:
+        """As the source's own `fetch`.
+
+        Raises
+        ------
+        MissingTable
+            None answers for the table.
+        """
+        for source in self.sources:
+            if spec.name in source.tables():
+                return source.fetch(spec, sessions, codes)
+        raise MissingTable(f"a source must answer for {spec.name}", sorted(self.tables()), "add one that does")
