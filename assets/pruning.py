@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from pipeline.serving.bundle import load_bundle
-from pipeline.stages.research import PIN_FILE
+from pipeline.stages.pinned import PIN_FILE
 from resources.environments import Environment
 from resources.versions import Version
 

@@ -25,7 +25,7 @@ from pipeline.errors import MissingTable
 from pipeline.files import one_writer
 from pipeline.fingerprints import hash_json
 from pipeline.stages.contract import Figures, Stage, Stores
-from pipeline.stages.research import PIN_FILE
+from pipeline.stages.pinned import PIN_FILE
 from pipeline.study import Study
 from resources.artifacts import Version
 from resources.environments import Environment

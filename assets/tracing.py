@@ -21,7 +21,6 @@ from pipeline.features.laws import FeatureInputs, calculate_features
 from pipeline.features.plan import Plan, plan
 from pipeline.features.spec import Feature
 from pipeline.stages.contract import months
-from pipeline.stages.market import decision_time
 from pipeline.study import Study
 from resources.artifacts import Version
 from resources.environments import Environment
@@ -125,7 +124,7 @@ def _print_version(version: Version, splits: list[str]) -> None:
 
 
 def _window(environment: Environment, study: Study, asset: str, column: str, found: pl.DataFrame, day: date) -> Window:
-    decision = decision_time(study, day)
+    decision = study.market.decided_at(day)
     if asset == "panel":
         return Window((column,), day, day, decision)
     if asset == "labels":

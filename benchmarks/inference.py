@@ -19,7 +19,7 @@ import dagster as dg
 
 from assets.definitions import build_definitions
 from assets.runs import Runner
-from pipeline.stages.market import decision_time
+
 from resources.environments import Environment, Settings, create_environment
 from resources.simulated import simulated_market
 
@@ -59,7 +59,7 @@ def _market(home: Path, donor: Environment, names: int, minutes: bool) -> Enviro
 def _measure(environment: Environment) -> None:
     session = environment.settings.last_session
     assert session is not None
-    environment.move_clock(decision_time(environment.study, session))
+    environment.move_clock(environment.study.market.decided_at(session))
     steps: list[tuple[str, float]] = []
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions, lambda *step: steps.append(step))
     runner.ingest()

@@ -21,7 +21,6 @@ from assets.definitions import build_definitions
 from assets.runs import Runner
 from pipeline.errors import PromotionRefused
 from pipeline.models.spec import BoostedSpec, LinearSpec
-from pipeline.stages.market import decision_time
 from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
 from resources.simulated import SIMULATED_TOKEN, SimulatedVendor, simulated_market
 from resources.tushare import TushareClient, TushareSource
@@ -70,7 +69,7 @@ def build_tiny(folder: Path) -> Tiny:
     """All of it, in about 20 s."""
     environment, sessions = tiny_environment(folder / "home")
     live = sessions[-LIVE_SESSIONS:]
-    environment.move_clock(decision_time(environment.study, sessions[-LIVE_SESSIONS - 1]))
+    environment.move_clock(environment.study.market.decided_at(sessions[-LIVE_SESSIONS - 1]))
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
     runner.ingest()
     runner.market()
@@ -96,7 +95,7 @@ def tiny_environment(home: Path) -> tuple[Environment, list[date]]:
 
 def live_session(runner: Runner, session: date) -> None:
     """One session at its own decision time."""
-    runner.environment.move_clock(decision_time(runner.study, session))
+    runner.environment.move_clock(runner.study.market.decided_at(session))
     run_session(runner, session)
 
 

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from pipeline.backtests.market import Market
 from pipeline.errors import BadInput
-from pipeline.frames import require_columns, require_unique
+from pipeline.frames import require_columns, require_unique, row_key
 
 
 @dataclass(frozen=True)
@@ -85,21 +85,20 @@ def rank_ic(predictions: pl.DataFrame, labels: pl.DataFrame, score: str = "score
     Parameters
     ----------
     predictions : pl.DataFrame
-        [split,] session, instrument and the score.
+        [split,] the key of the study's rows and the score.
     labels : pl.DataFrame
-        session, instrument and the truth; null where there is none.
+        The key and the truth; null where there is none.
 
     Returns
     -------
     pl.DataFrame
         [split,] session, pairs, rank_ic in key order.
     """
-    key = ["session", "instrument"]
+    key = list(row_key(predictions))
     group = [*(["split"] if "split" in predictions.columns else []), "session"]
     require_columns(predictions, [*key, score], "rank_ic")
-    scores = _in_key_order(
-        predictions.select(*group, "instrument", score=pl.col(score)), [*group, "instrument"], "predictions"
-    )
+    within = [*group, *key[1:]]
+    scores = _in_key_order(predictions.select(*within, score=pl.col(score)), within, "predictions")
     rows = _beside(scores, _in_key_order(labels.select(*key, truth=pl.col(truth)), key, "labels"), key)
     groups, starts = _groups(rows, group)
     pairs, values, _, _ = _session_statistics(starts, _floats(rows, "score"), _floats(rows, "truth").reshape(1, -1), 1)

@@ -306,3 +306,8 @@ class ManagerSpec(Spec):
     grid: SearchGrid = GRID
     base: ManagerConfig = ManagerConfig()
     alpha: str = "direction_long_prob_pred"
+
+    @property
+    def fewest(self) -> int:
+        """Rows of a session below which their order says nothing."""
+        return 2

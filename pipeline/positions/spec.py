@@ -30,6 +30,11 @@ class PolicySpec(Spec):
     max_downlock: tuple[float, ...] = (1.0, 0.1)
     max_fragility_rank: tuple[float, ...] = (1.0, 0.9)
 
+    @property
+    def fewest(self) -> int:
+        """Rows of a session below which their order says nothing."""
+        return self.top_k
+
     @field_validator("max_buy_block", "max_downlock", "max_fragility_rank")
     @classmethod
     def _grid(cls, values: tuple[float, ...]) -> tuple[float, ...]:

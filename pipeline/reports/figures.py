@@ -49,8 +49,8 @@ def _legend(axes: Any, columns: int = 4, above: bool = False) -> None:
         )
 
 
-def exclusions_figure(summary: pl.DataFrame) -> bytes:
-    """Names per session: eligible, and those excluded by their first reason."""
+def exclusions_figure(summary: pl.DataFrame, counted: str = "names") -> bytes:
+    """Names (or minutes) per session: eligible, and those excluded by their first reason."""
     reasons = [c for c in summary.columns if c not in ("session", "listed", "eligible")]
     present = [c for c in reasons if summary[c].sum()]
 
@@ -58,7 +58,7 @@ def exclusions_figure(summary: pl.DataFrame) -> bytes:
         days = summary["session"].to_numpy()
         stack = [summary[c].to_numpy().astype(float) for c in ("eligible", *present)]
         axes.stackplot(days, *stack, labels=["eligible", *present], colors=["#d0ebff", *SERIES], linewidth=0)
-        axes.set_ylabel("names", color=INK)
+        axes.set_ylabel(counted, color=INK)
         _legend(axes)
 
     return _figure(draw)

@@ -31,15 +31,17 @@ from pipeline.files import replace_if_changed
 from pipeline.fingerprints import canonical_json, hash_json
 from pipeline.folds.spec import LOCKED
 from pipeline.folds.splits import roles
+from pipeline.frames import ROW
+from pipeline.labels.spec import LabelSpec
 from pipeline.models.family import Progress
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.models.onnx_runtime import FILE
 from pipeline.models.spec import MultiPathNetSpec
 from pipeline.reports.figures import bars_figure
 from pipeline.stages.contract import Reader
+from pipeline.stages.decisions import decisions
 from pipeline.stages.diagnostics import Diagnostic
-from pipeline.stages.market import ROW
-from pipeline.stages.research import head_objective, read_folds, read_labels
+from pipeline.stages.pinned import read_folds, read_labels
 from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
@@ -56,7 +58,7 @@ class Ground(NamedTuple):
 
 def run_ablation(study: Study, read: Reader) -> Finding:
     """Fit every variant of every net, and the other members beside them, on the split with the most fit rows."""
-    ground = _ground(read)
+    ground = _ground(study, read)
     minutes = prepared_inputs(study, read).has_bars
     nets = [member for member in study.members if isinstance(member, MultiPathNetSpec)]
     others = [member for member in study.members if member not in nets]
@@ -72,9 +74,9 @@ def run_ablation(study: Study, read: Reader) -> Finding:
     return finding
 
 
-def _ground(read: Reader) -> Ground:
+def _ground(study: Study, read: Reader) -> Ground:
     """The split with the most fit rows (the last of equals) that is not locked; its test rows are left out whole."""
-    folds, labels = read_folds(read), read_labels(read)
+    folds, labels = read_folds(read), read_labels(study, read)
     open_splits = folds.certificate.filter(pl.col("split") != LOCKED)
     split = open_splits.sort("fit_rows", "split").row(-1, named=True)["split"]
     role = roles(folds, split, labels)
@@ -108,7 +110,8 @@ def _kept(study: Study, read: Reader, ground: Ground, variant: Variant, seed: in
 
 
 def _measure(study: Study, read: Reader, ground: Ground, variant: Variant, seed: int, told: Progress) -> Measured:
-    alpha, objective = study.policy.alpha.removesuffix("_pred"), head_objective(study, read)
+    alpha, objective = study.policy.alpha.removesuffix("_pred"), decisions(study).head_objective(study, read)
+    assert objective is not None
     fitted = fit_member(
         variant.spec,
         study.training.model_copy(update={"seed": seed}),
@@ -188,6 +191,7 @@ def _text(study: Study, ground: Ground, table: pl.DataFrame) -> str:
 
 def _lags(study: Study) -> int:
     """Twice the sessions of a label: once because labels overlap, once because scores and markets persist."""
+    assert isinstance(study.labels, LabelSpec)
     return 2 * study.labels.exit_session
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.weights import EnsembleWeights
+from pipeline.features.plan import plan
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.folds.spec import LOCKED, PRODUCTION
 from pipeline.folds.splits import Folds, production_folds, roles
@@ -20,24 +21,15 @@ from pipeline.gates.evaluate import Evidence, evaluate
 from pipeline.gates.statistics import spearman
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.models.scoring import Scorer
-from pipeline.positions.policy import Policy, choose_policy
 from pipeline.reports.figures import verdicts_figure
 from pipeline.serving.bundle import ENSEMBLE, POLICY, STUDY, Bundle, load_bundle, write_bundle
 from pipeline.serving.parts import Part, ensemble_file
+from pipeline.spec import Spec
 from pipeline.stages.contract import Reader, Stage, StageResult
+from pipeline.stages.decisions import decisions
 from pipeline.stages.evaluation import evaluation_hash
-from pipeline.stages.market import ROW, study_plan
-from pipeline.stages.research import (
-    PIN_FILE,
-    average_calibrated,
-    head_objective,
-    read_calibrators,
-    read_labels,
-    read_policy,
-    read_weights,
-    tune_objective,
-    weighed,
-)
+from pipeline.stages.pinned import PIN_FILE, read_labels
+from pipeline.stages.research import average_calibrated, read_calibrators, read_policy, read_weights, weighed
 from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
@@ -70,7 +62,7 @@ class Assembled:
 
     trained: list[Trained]
     chosen: dict[str, EnsembleWeights]
-    policy: Policy
+    policy: Spec
     search: pl.DataFrame
     certificate: pl.DataFrame
 
@@ -96,7 +88,7 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
 
 def _refitted(study: Study, read: Reader) -> Assembled:
     """Every member of the ensemble fitted on all pinned history; calibrators, weights and policy from its tune rows."""
-    labels, heads = read_labels(read), study.labels.heads
+    labels, heads = read_labels(study, read), study.labels.heads
     cutoff = read.calendar.latest(min(read.now.date(), read.calendar.known_until))
     folds = production_folds(labels, read.calendar, study.folds, cutoff)
     fitted = _fit(study, read, labels, folds)
@@ -105,7 +97,7 @@ def _refitted(study: Study, read: Reader) -> Assembled:
     weights = weighed(study, tune, labels)
     calibrated = {name: calibrators[name].apply(scores) for name, scores in tune.items()}
     tuned = average_calibrated(study, calibrated, weights.by_member)
-    policy, search = choose_policy(tuned, study.policy, tune_objective(study, read), origin=PRODUCTION)
+    policy, search = decisions(study).choose(study, read, tuned, PRODUCTION)
     trained = [
         Trained(
             Part(name, PRODUCTION, weight),
@@ -121,7 +113,7 @@ def _refitted(study: Study, read: Reader) -> Assembled:
 
 def _fit(study: Study, read: Reader, labels: pl.DataFrame, folds: Folds) -> dict[str, FittedMember]:
     """Member -> its fit on the production split, in the ensemble's order."""
-    rows = labels.select(ROW).with_columns(role=roles(folds, PRODUCTION, labels))
+    rows = labels.select(study.row_key).with_columns(role=roles(folds, PRODUCTION, labels))
     chosen = [member for member in study.members if member.name in study.ensemble_names]
     fitted: dict[str, FittedMember] = {}
     for i, member in enumerate(chosen):
@@ -140,7 +132,7 @@ def _fit(study: Study, read: Reader, labels: pl.DataFrame, folds: Folds) -> dict
             labels,
             rows,
             workdir=workdir,
-            objective=head_objective(study, read),
+            objective=decisions(study).head_objective(study, read),
             progress=progress,
         )
     return fitted
@@ -157,7 +149,7 @@ def _kept(study: Study, read: Reader) -> Assembled:
         for split, weights in chosen.items()
         for name, weight in weights.by_member.items()
     ]
-    policy = read_policy(read, newest).model_copy(update={"origin": newest})
+    policy = decisions(study).adopted(read_policy(study, read, newest), newest)
     search = read.table("positions", "search", partitions=[newest])
     return Assembled(trained, chosen, policy, search, read.table("folds", "certificate"))
 
@@ -190,12 +182,12 @@ def _files(study: Study, made: Assembled) -> dict[str, bytes]:
 
 def _manifest(study: Study, read: Reader, made: Assembled) -> dict[str, Any]:
     """What the bundle says of itself: where it came from and how it must be served."""
-    plan = study_plan(study)
+    made_of = plan(study.features)
     return {
         "study": study.name,
-        "schema": list(plan.schema),
-        "schema_hash": plan.schema_hash,
-        "lookback": plan.lookback,
+        "schema": list(made_of.schema),
+        "schema_hash": made_of.schema_hash,
+        "lookback": made_of.lookback,
         "weights": {each.part.name: dict(each.hashes) for each in made.trained},
         "lineage": {
             "evaluation": evaluation_hash(read),
@@ -231,7 +223,7 @@ def _replay_differences(study: Study, read: Reader, scorer: Scorer, recorded: pl
     sessions = recorded["session"].unique().sort().to_list()
     replayed = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
     heads = [c for c in recorded.columns if c.endswith("_head")]
-    both = recorded.join(replayed, on=list(ROW), how="left", suffix="_again")
+    both = recorded.join(replayed, on=list(study.row_key), how="left", suffix="_again")
     return sum(
         int(
             (both[h].reinterpret(dtype=pl.UInt32) != both[f"{h}_again"].reinterpret(dtype=pl.UInt32))
@@ -254,10 +246,10 @@ def _refit_correlation(study: Study, read: Reader, member: str, scorer: Scorer) 
     partition = f"{_newest_split(study)}|{member}"
     scores = read.table("models", "scores", partitions=[partition]).filter(pl.col("role") == "test")
     # The newest sessions hold only names whose entry was blocked, and one or two names have no ranking.
-    ranked = scores.filter(pl.len().over("session") >= study.policy.top_k)
+    ranked = scores.filter(pl.len().over("session") >= study.policy.fewest)
     sessions = ranked["session"].unique().sort().tail(REPLAY_SESSIONS).to_list()
     again = scorer.score_inputs(scorer.prepared_inputs(prepared_inputs(study, read), sessions))
-    both = ranked.join(again.select(*ROW, again=head), on=list(ROW))
+    both = ranked.join(again.select(*study.row_key, again=head), on=list(study.row_key))
     return float(
         np.mean([spearman(part[head].to_numpy(), part["again"].to_numpy()) for part in both.partition_by("session")])
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import polars as pl
 
 from pipeline.calendars import Calendar
+from pipeline.errors import BadInput
 from pipeline.fingerprints import hash_json, hash_sources
 from pipeline.gates.ledger import Ledger, Trial
 from pipeline.gates.promotion import Champions
@@ -173,3 +174,23 @@ def months(sessions: Sequence[date]) -> list[str]:
 def sessions_of(calendar: Calendar, month: str) -> list[date]:
     """Open sessions of a month partition."""
     return [day for day in calendar.sessions if f"{day:%Y-%m}" == month]
+
+
+def decided_sessions(study: Study, read: Reader, month: str) -> list[date]:
+    """Open sessions of a month whose decisions have been taken.
+
+    Raises
+    ------
+    BadInput
+        None has been taken yet.
+    """
+    wanted = [
+        day
+        for day in sessions_of(read.calendar, month)
+        if study.market.decided_at(day) <= read.now and day >= read.first_session
+    ]
+    if not wanted:
+        raise BadInput(
+            "a month of the panel holds a decision that has been taken", month, "wait until its first decision time"
+        )
+    return wanted

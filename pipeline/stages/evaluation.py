@@ -2,132 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import polars as pl
 
-from pipeline.asof.patches import latest
-from pipeline.backtests.books import equal_weight_orders, random_orders
-from pipeline.backtests.bootstrap import excess_over_random
-from pipeline.backtests.engine import BacktestTables, run_books
 from pipeline.backtests.ic import rank_ic
-from pipeline.backtests.path_plan import path_orders
-from pipeline.backtests.profile import selected_profile
-from pipeline.backtests.referee import impossible_fills
 from pipeline.fingerprints import hash_json
 from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
-from pipeline.frames import AsOf
 from pipeline.gates.evaluate import Evidence, evaluate
 from pipeline.gates.ledger import Trial
-from pipeline.reports.figures import equity_figure, ic_figure, verdicts_figure
+from pipeline.reports.figures import ic_figure, verdicts_figure
+from pipeline.spec import Spec
 from pipeline.stages.contract import Reader, Stage, StageResult
-from pipeline.stages.market import ROW
-from pipeline.stages.research import calibrated_members, read_eligible, read_labels, read_market, read_policy
+from pipeline.stages.decisions import decisions
+from pipeline.stages.pinned import read_eligible, read_labels
+from pipeline.stages.research import calibrated_members, read_policy
 from pipeline.study import Study
 
-BOOK_KEY = ("book", "session")
-ORDER_COLUMNS = ("book", "session", "rank", "instrument", "weight")
 EVALUATED = ("folds", "models", "calibrators", "positions", "predictions", "backtest")
 
 
 def run_backtest(study: Study, read: Reader, _: str) -> StageResult:
-    """The study's books on every path and on the locked stretch, beside index, universe and random books."""
+    """The study's books on every path and on the locked stretch, and the rank IC of its score."""
     predictions = read.table("predictions", "predictions")
-    orders = _orders(study, read, predictions)
-    books, excess = _beside_random(study, read, orders, benchmarks=True)
-    ic = _rank_ic(read, predictions)
-    compared = books.metrics.filter(~pl.col("book").str.starts_with("random_"))
-    panel = read.table("panel", "panel", columns=[*ROW, "total_mv", "board", "industry"])
-    return StageResult(
-        tables={
-            "orders": orders,
-            "equity": books.equity,
-            "trades": books.trades,
-            "metrics": books.metrics,
-            "excess": excess,
-            "rank_ic": ic,
-            "profile": selected_profile(orders, panel),
-        },
-        keys={
-            "orders": (*BOOK_KEY, "rank"),
-            "equity": BOOK_KEY,
-            "trades": (*BOOK_KEY, "rank"),
-            "metrics": ("book", "name"),
-            "excess": BOOK_KEY,
-            "rank_ic": ("path", "session"),
-        },
-        trials=_trials(study, read, excess),
-        metadata={
-            "net_annualised": _by_book(compared, "annualised_return_net"),
-            "sharpe_net": _by_book(compared, "sharpe_net"),
-        },
-        figures={"equity": partial(equity_figure, books.equity), "rank IC": partial(ic_figure, ic)},
+    policies = {split: read_policy(study, read, split) for split in study.folds.splits}
+    books = decisions(study).backtest(study, read, predictions, policies)
+    ic = _rank_ic(study, read, predictions)
+    return replace(
+        books,
+        tables={**books.tables, "rank_ic": ic},
+        keys={**books.keys, "rank_ic": ("path", "session")},
+        trials=_trials(study, read, books.tables["excess"], policies),
+        figures={**books.figures, "rank IC": partial(ic_figure, ic)},
     )
 
 
-def _beside_random(
-    study: Study, read: Reader, orders: pl.DataFrame, *, benchmarks: bool
-) -> tuple[BacktestTables, pl.DataFrame]:
-    """Books of the orders, and each one's net excess over random books that start when it starts.
-
-    The locked stretch has random books of its own: a book that is still filling its sleeves is not comparable with
-    one that has been invested for a year.
-    """
-    locked = pl.col("book") == LOCKED
-    parts = [part for part in (orders.filter(~locked), orders.filter(locked)) if not part.is_empty()]
-    tables: list[BacktestTables] = []
-    excess: list[pl.DataFrame] = []
-    for part in parts:
-        eligible = read_eligible(read).filter(
-            pl.col("eligible") & pl.col("session").is_in(part["session"].unique().implode())
-        )
-        drawn = random_orders(eligible, study.policy.top_k, study.execution.random_books, study.execution.seed)
-        shown = [part, drawn, equal_weight_orders(eligible)] if benchmarks else [part, drawn]
-        index = _index(study, read, part["session"][0]) if benchmarks else None
-        ran = run_books(
-            pl.concat([book.select(ORDER_COLUMNS) for book in shown]), read_market(read), study.execution, index=index
-        )
-        own = part["book"].unique().sort().to_list()
-        excess += [excess_over_random(ran.equity, book).insert_column(0, pl.lit(book).alias("book")) for book in own]
-        tables.append(ran if not tables else _only(ran, own))
-    return _stacked(tables), pl.concat(excess)
-
-
-def _only(tables: BacktestTables, books: list[str]) -> BacktestTables:
-    keep = pl.col("book").is_in(books)
-    return BacktestTables(tables.equity.filter(keep), tables.trades.filter(keep), tables.metrics.filter(keep))
-
-
-def _stacked(tables: list[BacktestTables]) -> BacktestTables:
-    return BacktestTables(
-        pl.concat([part.equity for part in tables]),
-        pl.concat([part.trades for part in tables]),
-        pl.concat([part.metrics for part in tables]),
-    )
-
-
-def _orders(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
-    policies = {split: read_policy(read, split) for split in study.folds.splits}
-    return path_orders(predictions, policies, read.table("folds", "paths"), read.table("folds", "split_sessions"))
-
-
-def _index(study: Study, read: Reader, first: date) -> pl.DataFrame | None:
-    """The benchmark's raw open and close; None where the source has no index_daily."""
-    rows = read.raw("index_daily", start=first)
-    if rows is None:
-        return None
-    mine = rows.filter((pl.col("ts_code") == study.market.benchmark) & pl.col("open").is_not_null())
-    newest = mine.sort("known_at").unique(["trade_date"], keep="last")
-    return newest.select(session="trade_date", open="open", close="close").sort("session")
-
-
-def _rank_ic(read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
-    """path, session, rank_ic: of the policy's score with the executable return."""
-    by_split = rank_ic(predictions, read_labels(read))
+def _rank_ic(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
+    """path, session, rank_ic: of the policy's score with the return that followed."""
+    by_split = rank_ic(predictions, read_labels(study, read))
     return recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), by_split).drop("split")
 
 
@@ -148,12 +64,12 @@ def rows_name(read: Reader, kind: str) -> str:
     return f"{kind}:{hash_json(mine.to_list())[:16]}" if len(mine) else f"{kind}:none"
 
 
-def _trials(study: Study, read: Reader, excess: pl.DataFrame) -> list[Trial]:
+def _trials(study: Study, read: Reader, excess: pl.DataFrame, policies: Mapping[str, Spec]) -> list[Trial]:
     """The ensemble and each member alone: all are scored on rows that gates read, so all are counted."""
     together = study.ensemble_names
     alone = [(member.name,) for member in study.members if (member.name,) != together]
     scored = [("ensemble", together, excess)]
-    scored += [(names[0], names, _member_excess(study, read, names[0])) for names in alone]
+    scored += [(names[0], names, _member_excess(study, read, names[0], policies)) for names in alone]
     evaluation, found = evaluation_hash(read), []
     for label, members, values in scored:
         for kind in ("paths", LOCKED):
@@ -172,20 +88,16 @@ def _trials(study: Study, read: Reader, excess: pl.DataFrame) -> list[Trial]:
     return found
 
 
-def _member_excess(study: Study, read: Reader, name: str) -> pl.DataFrame:
+def _member_excess(study: Study, read: Reader, name: str, policies: Mapping[str, Spec]) -> pl.DataFrame:
     """The same protocol and policies for one member alone."""
     alone = [calibrated_members(study, read, split, "test", {name: 1.0}) for split in study.folds.splits]
-    return _beside_random(study, read, _orders(study, read, pl.concat(alone)), benchmarks=False)[1]
+    return decisions(study).excess(study, read, pl.concat(alone), policies)
 
 
 def _mean_excess(excess: pl.DataFrame, kind: str) -> pl.DataFrame:
     """session, excess: averaged over the paths, or of the locked stretch."""
     wanted = pl.col("book") == LOCKED if kind == LOCKED else pl.col("book") != LOCKED
     return excess.filter(wanted).group_by("session", maintain_order=True).agg(pl.col("excess").mean()).sort("session")
-
-
-def _by_book(metrics: pl.DataFrame, name: str) -> list[dict[str, object]]:
-    return metrics.filter(pl.col("name") == name).select("book", "value").to_dicts()
 
 
 def evaluation_hash(read: Reader) -> str:
@@ -214,6 +126,7 @@ def run_scorecard(study: Study, read: Reader, _: str) -> StageResult:
 
 def _evidence(study: Study, read: Reader) -> Evidence:
     rows = read.stores.ledger.rows()
+    own = decisions(study).evidence(study, read)
     return Evidence(
         subject=evaluation_hash(read),
         certificate=read.table("folds", "certificate"),
@@ -222,7 +135,8 @@ def _evidence(study: Study, read: Reader) -> Evidence:
         metrics=_nested(read.table("backtest", "metrics")),
         calibration=_brier(study, read),
         trials=rows.filter(pl.col("rows") == rows_name(read, "paths")),
-        facts=_facts(study, read, read.table("backtest", "trades"), rows),
+        sessions_per_year=study.market.sessions_per_year,
+        **own | {"facts": own["facts"] | _facts(study, read, rows)},
     )
 
 
@@ -259,8 +173,9 @@ def _nested(metrics: pl.DataFrame) -> dict[str, dict[str, float]]:
 def _brier(study: Study, read: Reader) -> pl.DataFrame:
     """head, brier, constant_brier over all out-of-sample rows; the constant is the head's rate on those rows."""
     heads = {head.name: head.label for head in study.labels.heads if head.kind == "probability"}
-    truths = read_labels(read).select(*ROW, *(pl.col(label).alias(name) for name, label in heads.items()))
-    joined = read.table("predictions", "predictions").join(truths, on=list(ROW))
+    key = study.row_key
+    truths = read_labels(study, read).select(*key, *(pl.col(label).alias(name) for name, label in heads.items()))
+    joined = read.table("predictions", "predictions").join(truths, on=list(key))
     parts = []
     for head in heads:
         known = joined.drop_nulls(head).select(p=f"{head}_pred", y=pl.col(head).cast(pl.Float64))
@@ -274,16 +189,11 @@ def _brier(study: Study, read: Reader) -> pl.DataFrame:
     return pl.concat(parts)
 
 
-def _facts(study: Study, read: Reader, trades: pl.DataFrame, ledger: pl.DataFrame) -> dict[str, float]:
-    panel, patches = read.table("panel", "panel"), read.table("panel", "patches")
-    wrong = impossible_fills(trades, latest(AsOf(panel), patches).frame, study.execution.delisting_haircut)
-    quarantine = read.table("panel", "quarantine").select(ROW).unique()
+def _facts(study: Study, read: Reader, ledger: pl.DataFrame) -> dict[str, float]:
+    quarantine = read.table("panel", "quarantine").select(study.row_key).unique()
     return {
-        "impossible_fills": float(len(wrong)),
-        "fills": float(trades["entry_session"].count()),
-        "quarantined_share": len(quarantine) / max(len(panel), 1),
+        "quarantined_share": len(quarantine) / max(len(read_eligible(study, read)), 1),
         "locked_openings": float(ledger.filter(pl.col("rows") == rows_name(read, LOCKED))["evaluation"].n_unique()),
-        "cost_bps": study.execution.buy_cost_bps + study.execution.sell_cost_bps,
     }
 
 

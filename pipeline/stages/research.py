@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import polars as pl
 
-from pipeline.asof.patches import latest
-from pipeline.backtests.engine import run_book
-from pipeline.backtests.market import Market
-from pipeline.backtests.metrics import execution_objective
 from pipeline.calibration.averaging import average_members
 from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.reliability import reliability_before_after
 from pipeline.calibration.weights import EnsembleWeights, ensemble_weights
 from pipeline.fingerprints import canonical_json
-from pipeline.folds.splits import Folds, make_folds, roles
-from pipeline.frames import AsOf
+from pipeline.folds.splits import make_folds, roles
 from pipeline.models.members import fit_member
-from pipeline.positions.policy import Policy, choose_policy, select
 from pipeline.reports.figures import curves_figure, folds_figure, reliability_figure
+from pipeline.spec import Spec
 from pipeline.stages.contract import Reader, Stage, StageResult
-from pipeline.stages.market import ROW
+from pipeline.stages.decisions import decisions
+from pipeline.stages.pinned import FOLD_TABLES, PIN_FILE, PINNED, read_folds, read_labels, scored
 from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
-PIN_FILE = "pin.json"
-PINNED = ("panel", "features", "labels")
 WEIGHTS_FILE = "weights.json"
-FOLD_TABLES = ("split_sessions", "purged", "paths", "certificate")
 
 
 def run_folds(study: Study, read: Reader, _: str) -> StageResult:
@@ -38,13 +31,13 @@ def run_folds(study: Study, read: Reader, _: str) -> StageResult:
     pin = {
         stage: {part: digest for part, digest in read.versions(stage).items() if part in features} for stage in PINNED
     }
-    labels = read.table("labels", "labels", columns=[*ROW, "label_start", "label_end"])
-    folds = make_folds(_scored(read, labels), read.calendar, study.folds)
+    labels = read.table("labels", "labels", columns=[*study.row_key, "label_start", "label_end"])
+    folds = make_folds(scored(study, read, labels), read.calendar, study.folds)
     return StageResult(
         tables={name: getattr(folds, name) for name in FOLD_TABLES},
         keys={
             "split_sessions": ("split", "session"),
-            "purged": ("split", *ROW),
+            "purged": ("split", *study.row_key),
             "paths": ("path", "group"),
             "certificate": ("split",),
         },
@@ -54,56 +47,12 @@ def run_folds(study: Study, read: Reader, _: str) -> StageResult:
     )
 
 
-def _scored(read: Reader, labels: pl.DataFrame) -> pl.DataFrame:
-    """Labels of the rows that may be scored: the only ones that train, tune and test."""
-    return labels.join(read_eligible(read).filter("eligible"), on=list(ROW), how="semi")
-
-
-def read_folds(read: Reader) -> Folds:
-    return Folds(*(read.table("folds", name) for name in FOLD_TABLES))
-
-
-def read_labels(read: Reader) -> pl.DataFrame:
-    """Labels of the eligible rows."""
-    return read.once("labels", lambda: _scored(read, read.table("labels", "labels")))
-
-
-def read_eligible(read: Reader) -> pl.DataFrame:
-    return read.once("eligible", lambda: read.table("panel", "panel", columns=[*ROW, "eligible"]))
-
-
-def read_market(read: Reader) -> Market:
-    """Prices and tradability in final truth, for fills only."""
-
-    def build() -> Market:
-        panel, patches = read.table("panel", "panel"), read.table("panel", "patches")
-        return Market.from_hindsight(latest(AsOf(panel), patches), read.calendar)
-
-    return read.once("market", build)
-
-
-def tune_objective(study: Study, read: Reader) -> Callable[[pl.DataFrame], float]:
-    """Execution-aware value of scored rows: the study's own protocol on them, net of costs."""
-
-    def objective(orders: pl.DataFrame) -> float:
-        return execution_objective(run_book(orders, read_market(read), study.execution).equity)
-
-    return objective
-
-
-def head_objective(study: Study, read: Reader) -> Callable[[pl.DataFrame], float]:
-    """The same for raw scores: rank by the alpha's own head, no filters."""
-    head, value = study.policy.alpha.removesuffix("_pred") + "_head", tune_objective(study, read)
-    plain = Policy(top_k=study.policy.top_k, alpha=study.policy.alpha)
-    return lambda scores: value(select(scores.rename({head: study.policy.alpha}), plain))
-
-
 def run_models(study: Study, read: Reader, partition: str) -> StageResult:
     """Fit one member on one split and score its tune and test rows through the serving form."""
     split, name = partition.split("|")
     member = next(member for member in study.members if member.name == name)
-    labels = read_labels(read)
-    rows = labels.select(ROW).with_columns(role=roles(read_folds(read), split, labels))
+    labels = read_labels(study, read)
+    rows = labels.select(study.row_key).with_columns(role=roles(read_folds(read), split, labels))
     fitted = fit_member(
         member,
         study.training,
@@ -112,7 +61,7 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
         labels,
         rows,
         workdir=read.workdir,
-        objective=head_objective(study, read),
+        objective=decisions(study).head_objective(study, read),
         progress=read.progress,
     )
     return StageResult(
@@ -120,7 +69,7 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
             "scores": fitted.scores.with_columns(split=pl.lit(split), member=pl.lit(name)),
             "curves": fitted.curves,
         },
-        keys={"scores": ROW, "curves": ("epoch",)},
+        keys={"scores": study.row_key, "curves": ("epoch",)},
         files=fitted.files | {f"checkpoints/{name}": data for name, data in fitted.checkpoints.items()},
         metadata={"metrics": fitted.metrics, "training": fitted.notes},
         figures={"learning curve": partial(curves_figure, fitted.curves)} if len(fitted.curves) else {},
@@ -137,7 +86,7 @@ def member_scores(read: Reader, split: str, role: str, members: Iterable[str]) -
 
 def run_calibrators(study: Study, read: Reader, split: str) -> StageResult:
     """Per member and probability head, and the ensemble's weights, fitted on the split's tune group alone."""
-    labels, fitted, curves = read_labels(read), dict[str, Calibrators](), []
+    labels, fitted, curves = read_labels(study, read), dict[str, Calibrators](), []
     tune = member_scores(read, split, "tune", [member.name for member in study.members])
     for name, scores in tune.items():
         fitted[name] = fit_calibrators(scores, labels, study.labels.heads, study.calibration)
@@ -170,9 +119,10 @@ def weighed(study: Study, tune: Mapping[str, pl.DataFrame], labels: pl.DataFrame
 def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     """Reliability of every probability head before and after, on the rows with truth."""
     heads = {head.name: head.label for head in study.labels.heads if head.kind == "probability"}
-    both = calibrators.apply(scores).join(scores.select(*ROW, *(f"{h}_head" for h in heads)), on=list(ROW))
-    truths = labels.select(*ROW, *(pl.col(label).alias(name) for name, label in heads.items()))
-    rows = both.join(truths, on=list(ROW))
+    key = study.row_key
+    both = calibrators.apply(scores).join(scores.select(*key, *(f"{h}_head" for h in heads)), on=list(key))
+    truths = labels.select(*key, *(pl.col(label).alias(name) for name, label in heads.items()))
+    rows = both.join(truths, on=list(key))
     parts = []
     for head in heads:
         known = rows.drop_nulls(head)
@@ -211,7 +161,7 @@ def calibrated(study: Study, read: Reader, split: str, role: str) -> pl.DataFram
 
 def run_positions(study: Study, read: Reader, split: str) -> StageResult:
     """Choose the split's policy on its tune group; the whole search table is kept."""
-    policy, search = choose_policy(calibrated(study, read, split, "tune"), study.policy, tune_objective(study, read))
+    policy, search = decisions(study).choose(study, read, calibrated(study, read, split, "tune"), "tune")
     return StageResult(
         tables={"search": search},
         keys={"search": ("candidate",)},
@@ -220,17 +170,17 @@ def run_positions(study: Study, read: Reader, split: str) -> StageResult:
     )
 
 
-def read_policy(read: Reader, split: str) -> Policy:
-    return Policy.model_validate_json(read.file("positions", "policy.json", split))
+def read_policy(study: Study, read: Reader, split: str) -> Spec:
+    return decisions(study).read_policy(read.file("positions", "policy.json", split))
 
 
 def run_predictions(study: Study, read: Reader, _: str) -> StageResult:
     """Calibrated scores of every split's test rows: together they cover every path and the locked stretch."""
     parts = [calibrated(study, read, split, "test") for split in study.folds.splits]
-    predictions = pl.concat(parts).select("split", *ROW, pl.selectors.ends_with("_pred"), "score")
+    predictions = pl.concat(parts).select("split", *study.row_key, pl.selectors.ends_with("_pred"), "score")
     return StageResult(
         tables={"predictions": predictions},
-        keys={"predictions": ("split", *ROW)},
+        keys={"predictions": ("split", *study.row_key)},
         metadata={"rows_per_split": predictions.group_by("split").len().sort("split").to_dicts()},
     )
 

@@ -18,10 +18,10 @@ from pipeline.serving.records import write_no_selection, write_selection
 from pipeline.stages.candidates import BUNDLE_FILE
 from pipeline.stages.contract import Reader, Stage, StageResult, months
 from pipeline.stages.evaluation import evaluation_hash
-from pipeline.stages.market import ROW
-from pipeline.stages.research import PIN_FILE, PINNED
+from pipeline.stages.pinned import PIN_FILE, PINNED
 from pipeline.study import Study
 
+SHOWN_ORDERS = 20
 PARITY_TABLES = ("panel", "features", "paths", "tensors", "scores", "predictions", "orders")
 
 
@@ -105,19 +105,19 @@ def run_inference(study: Study, read: Reader, session: str) -> StageResult:
     return StageResult(
         tables={name: getattr(made, name) for name in PARITY_TABLES},
         keys={
-            "panel": ROW,
-            "features": ROW,
-            "paths": ROW,
+            "panel": study.row_key,
+            "features": study.row_key,
+            "paths": study.row_key,
             "tensors": ("member", "session"),
-            "scores": ("member", *ROW),
-            "predictions": ROW,
+            "scores": ("member", *study.row_key),
+            "predictions": study.row_key,
             "orders": ("session", "rank"),
         },
         files={"record.json": canonical_json({"bundle": bundle.hash, "session": session}).encode()},
         metadata={
             "bundle": bundle.hash,
             "names": len(made.predictions),
-            "selected": made.orders.select("rank", "code", "score").to_dicts(),
+            "selected": made.orders.drop("session").head(SHOWN_ORDERS).to_dicts(),
             "record": str(record.name),
         },
     )

@@ -13,7 +13,6 @@ from pipeline.fingerprints import hash_sources
 from pipeline.models.prepared import Prepared, Reads, open_prepared
 from pipeline.models.preparing import Part, prepare_folder
 from pipeline.stages.contract import Reader
-from pipeline.stages.market import ROW
 from pipeline.study import Study
 
 STAGES = ("panel", "features")
@@ -36,7 +35,7 @@ def member_reads(study: Study, *, minutes: bool) -> Reads:
 def standing_columns(study: Study, categories: tuple[str, ...]) -> list[str]:
     """Panel columns that say who is eligible and what kind of name it is."""
     features = plan(study.features).schema
-    return [*ROW, "eligible", *(name for name in categories if name not in features)]
+    return [*study.row_key, "eligible", *(name for name in categories if name not in features)]
 
 
 def _open(study: Study, read: Reader) -> Prepared:
@@ -51,11 +50,10 @@ def _open(study: Study, read: Reader) -> Prepared:
         for i, month in enumerate(months):
             if len(months) > 1:
                 read.progress(f"inputs of {month}", i / len(months))
-            yield Part(
-                read.table("features", "features", partitions=[month]),
-                read.table("panel", "panel", partitions=[month], columns=columns),
-                _paths(read, month) if minutes else None,
-            )
+            features = read.table("features", "features", partitions=[month])
+            panel = read.table("panel", "panel", partitions=[month], columns=columns)
+            standing = panel.join(features, on=list(study.row_key), how="semi", maintain_order="left")
+            yield Part(features, standing, _paths(read, month) if minutes else None)
 
     def build(folder: Path) -> None:
         prepare_folder(folder, parts(), scopes, reads)

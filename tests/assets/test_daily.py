@@ -14,7 +14,6 @@ from assets import daily
 from assets.definitions import build_definitions
 from assets.runs import Runner
 from assets.schedules import SESSION_TAG
-from pipeline.stages.market import decision_time
 from tests.tiny import Tiny, copy_of, watch
 
 pytestmark = pytest.mark.xdist_group("tiny")
@@ -57,7 +56,7 @@ def statuses(runner: Runner) -> list[tuple[str, str]]:
 def test_a_session_end_to_end(tiny: Tiny, tmp_path: Path, hook: Path) -> None:
     """Pins a job that works by hand and not under the schedule's tag, and a notification about nothing."""
     session = tiny.live[0]
-    runner = copy_of(tiny.eve, tmp_path / "home", now=decision_time(tiny.runner.study, session), notify=str(hook))
+    runner = copy_of(tiny.eve, tmp_path / "home", now=tiny.runner.study.market.decided_at(session), notify=str(hook))
     assert run_daily(runner, session.isoformat()).success
     assert statuses(runner)[-1] == (f"{session:%Y%m%d}", "SELECTED")
     assert said(hook) == []
@@ -71,7 +70,7 @@ def test_missing_tables_are_asked_for_until_the_hour_then_the_day_fails_aloud(
     runner = copy_of(
         tiny.eve,
         tmp_path / "home",
-        now=decision_time(tiny.runner.study, session),
+        now=tiny.runner.study.market.decided_at(session),
         notify=str(hook),
         market=NO_MONEYFLOW,
     )
@@ -95,7 +94,7 @@ def test_missing_tables_are_asked_for_until_the_hour_then_the_day_fails_aloud(
 def test_an_unreachable_vendor_is_asked_again(tiny: Tiny, tmp_path: Path, hook: Path) -> None:
     """Pins a day lost to a gateway that was down for a quarter of an hour."""
     session = tiny.live[0]
-    runner = copy_of(tiny.eve, tmp_path / "home", now=decision_time(tiny.runner.study, session), notify=str(hook))
+    runner = copy_of(tiny.eve, tmp_path / "home", now=tiny.runner.study.market.decided_at(session), notify=str(hook))
     down = iter(range(12))
 
     def unreachable(asked: dict[str, object]) -> None:
@@ -111,7 +110,7 @@ def test_an_unreachable_vendor_is_asked_again(tiny: Tiny, tmp_path: Path, hook: 
 def test_another_failure_is_not_tried_again(tiny: Tiny, tmp_path: Path, hook: Path) -> None:
     """Pins two hours of tries at something that asking again cannot cure, and a failure without a word."""
     session = tiny.live[0]
-    runner = copy_of(tiny.eve, tmp_path / "home", now=decision_time(tiny.runner.study, session), notify=str(hook))
+    runner = copy_of(tiny.eve, tmp_path / "home", now=tiny.runner.study.market.decided_at(session), notify=str(hook))
     (runner.environment.home / "champions").rename(tmp_path / "champions")
     vendor = watch(runner.environment)
     assert not run_daily(runner, session.isoformat()).success

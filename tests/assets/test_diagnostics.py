@@ -31,7 +31,7 @@ from pipeline.models.spec import (
 from pipeline.stages.ablation import ABLATION, run_ablation
 from pipeline.stages.diagnostics import presented
 from pipeline.stages.registry import DIAGNOSTICS, STAGES
-from pipeline.stages.research import read_folds
+from pipeline.stages.pinned import read_folds
 from pipeline.studies import STUDIES
 from resources.environments import Environment, Settings, create_environment
 from tests.tiny import Tiny, contents, copy_of

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 
 from assets.runs import Runner
-from pipeline.stages.market import decision_time
 from tests.tiny import Tiny, copy_of
 
 pytestmark = pytest.mark.xdist_group("tiny")
@@ -22,7 +21,7 @@ def evenings(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Runn
 
     Returns the corrected one, the other, the corrected session, and the table -> instrument that was corrected.
     """
-    folder, evening = tmp_path_factory.mktemp("evenings"), decision_time(tiny.runner.study, tiny.live[0])
+    folder, evening = tmp_path_factory.mktemp("evenings"), tiny.runner.study.market.decided_at(tiny.live[0])
     corrected, plain = (copy_of(tiny.eve, folder / name, now=evening) for name in ("corrected", "plain"))
     lake, tables = corrected.environment.lake, corrected.environment.tables
     session = corrected.environment.calendar().shift(tiny.live[0], -24)

@@ -14,7 +14,6 @@ from assets.report import write_report
 from assets.runs import Runner
 from pipeline.models.spec import DailyPathSpec, IntradayPathSpec, LinearSpec, MultiPathNetSpec, TowerSpec
 from pipeline.serving.bundle import Bundle, load_bundle
-from pipeline.stages.market import decision_time
 from resources.environments import Settings, create_environment
 from resources.simulated import simulated_market
 from tests.tiny import SIZES, live_session
@@ -45,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Runner, date]:
         overrides=SIZES | {"members": members, "folds": FOLDS},
     )
     environment = create_environment(home, settings, home / "no_template")
-    environment.move_clock(decision_time(environment.study, sessions[-2]))
+    environment.move_clock(environment.study.market.decided_at(sessions[-2]))
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
     runner.ingest()
     runner.market()

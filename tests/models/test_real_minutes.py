@@ -28,7 +28,6 @@ from pipeline.models.nets.served import Served
 from pipeline.models.preparing import prepare
 from pipeline.models.scoring import Scorer, load_member
 from pipeline.models.spec import DailyPathSpec, IntradayPathSpec, LinearSpec, MultiPathNetSpec, TowerSpec
-from pipeline.stages.market import decision_time
 from pipeline.stages.stored_inputs import member_reads, standing_columns
 from pipeline.tables.tushare import TABLES
 from resources.environments import Environment, Settings, create_environment
@@ -160,7 +159,7 @@ def train(folder: Path, days: list[date], overrides: dict[str, Any], split: str)
         source="imported", folder=str(folder), first_session=days[0], last_session=days[-1], overrides=overrides
     )
     environment = create_environment(folder.parent / "home", settings, folder / "no_template")
-    environment.move_clock(decision_time(environment.study, days[-1]))
+    environment.move_clock(environment.study.market.decided_at(days[-1]))
     runner = Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
     runner.ingest()
     runner.market()

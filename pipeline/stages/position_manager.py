@@ -1,0 +1,205 @@
+"""Decisions of a position manager: one position at a time under a price plan, beside a random minute of its day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from pipeline.backtests.plan_books import excess_over_random_minutes, plan_equity, plan_metrics, session_returns
+from pipeline.backtests.plan_referee import impossible_trades
+from pipeline.fingerprints import canonical_json
+from pipeline.folds.named import SEALED, TUNE_INNER
+from pipeline.folds.paths import recombine
+from pipeline.folds.spec import LOCKED
+from pipeline.labels.minute_spec import PlanLabelSpec
+from pipeline.labels.price_plan import PricePlan, price_plan_context
+from pipeline.positions.manager import KEY, OUTCOME_COLUMNS, predicted_edges, run, with_truth
+from pipeline.positions.manager_search import optimism_gap, search
+from pipeline.positions.manager_spec import ManagerConfig, ManagerSpec, PlanNumbers
+from pipeline.positions.trades import TRADE_SCHEMA, judge, trade_metrics
+from pipeline.reports.figures import equity_figure
+from pipeline.spec import Spec
+from pipeline.stages.contract import Reader, StageResult
+from pipeline.stages.minutes import bars_in_truth
+from pipeline.stages.pinned import read_labels
+from pipeline.study import Study
+
+SIDES = ("long", "short")
+VERDICT_FILE = "verdict.json"
+
+
+def _manager(study: Study) -> ManagerSpec:
+    assert isinstance(study.policy, ManagerSpec)
+    return study.policy
+
+
+def price_plan(study: Study) -> PricePlan:
+    """The plan that labels and trades share."""
+    assert isinstance(study.labels, PlanLabelSpec)
+    return study.labels.plan
+
+
+def _numbers(study: Study) -> PlanNumbers:
+    return PlanNumbers.from_context(price_plan_context(price_plan(study)))
+
+
+def head_objective(study: Study, read: Reader) -> None:
+    """None: no family of minute heads chooses an epoch."""
+    return
+
+
+def decided_rows(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
+    """Predictions as the manager reads them, with both predicted edges and what came of either side."""
+    named = predictions.rename({c: c.removesuffix("_pred") for c in predictions.columns if c.endswith("_pred")})
+    plan = _numbers(study)
+    truth = [f"{side}_{name}" for side in SIDES for name in OUTCOME_COLUMNS]
+    outcomes = read_labels(study, read).select(*KEY, *truth)
+    return with_truth(predicted_edges(named, plan), outcomes, plan)
+
+
+def choose(study: Study, read: Reader, tuned: pl.DataFrame, origin: str) -> tuple[ManagerConfig, pl.DataFrame]:
+    """Thresholds of the grid with the best score on the tune rows; the first of the best."""
+    rows = decided_rows(study, read, tuned).with_columns(split_id=pl.lit(TUNE_INNER))  # a split's tune group is its own
+    found = search(rows, _numbers(study), _manager(study).grid, _manager(study).base)
+    return found.config, found.table
+
+
+def read_policy(data: bytes) -> ManagerConfig:
+    return ManagerConfig.model_validate_json(data)
+
+
+def adopted(policy: Spec, origin: str) -> Spec:
+    """As it is: where a configuration was chosen is no part of what it does."""
+    return policy
+
+
+def backtest(study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]) -> StageResult:
+    """Trades on every path and on the sealed stretches; each block under its own split's thresholds."""
+    books = _books(study, read, predictions, policies)
+    trades, sessions = _trades(study, books, policies), _sessions(books)
+    year = study.market.sessions_per_year
+    equity = plan_equity(session_returns(trades, sessions))
+    metrics = plan_metrics(trades, sessions, year)
+    verdict = _verdict(study, trades, policies)
+    gap = _optimism(study, books, trades)
+    return StageResult(
+        tables={
+            "trades": trades,
+            "equity": equity,
+            "metrics": metrics,
+            "excess": excess_over_random_minutes(trades, _truth(study, read), sessions),
+            "optimism": gap,
+        },
+        keys={
+            "trades": ("book", *KEY, "side"),
+            "equity": ("book", "session"),
+            "metrics": ("book", "name"),
+            "excess": ("book", "session"),
+            "optimism": ("book",),
+        },
+        files={VERDICT_FILE: canonical_json(verdict).encode()} if verdict else {},
+        metadata={
+            "trades": trades.group_by("book").agg(pl.len().alias("trades")).sort("book").to_dicts(),
+            "optimism_gap": gap.to_dicts(),
+            "verdict": verdict or {},
+        },
+        figures={"equity": partial(equity_figure, equity)},
+    )
+
+
+def excess(study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]) -> pl.DataFrame:
+    """Each trade's net edge beyond a random minute of its day, side and size."""
+    books = _books(study, read, predictions, policies)
+    return excess_over_random_minutes(_trades(study, books, policies), _truth(study, read), _sessions(books))
+
+
+def _books(
+    study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]
+) -> dict[tuple[str, int, str], pl.DataFrame]:
+    """(book, group, split) -> the decided rows of that block, in order."""
+    tested = read.table("folds", "split_sessions").filter(pl.col("role") == "test")
+    rows = decided_rows(study, read, predictions).join(
+        tested.select("split", "session", "group"), on=["split", "session"], maintain_order="left"
+    )
+    paths = recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), rows)
+    parts = paths.partition_by("path", "group", "split", as_dict=True, maintain_order=True)
+    return {(str(path), int(group), str(split)): part for (path, group, split), part in parts.items()}
+
+
+def _trades(
+    study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
+) -> pl.DataFrame:
+    """`book` and the columns of a trade; a position ends with its block, nothing carries over."""
+    return pl.concat(part for part in _runs(study, books, policies))
+
+
+def _runs(
+    study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
+) -> Iterator[pl.DataFrame]:
+    plan = _numbers(study)
+    for (book, group, split), rows in books.items():
+        config = policies[split]
+        assert isinstance(config, ManagerConfig)
+        made = run(rows, config, plan, _stretch(study, book, group, split))
+        yield made.select(pl.lit(book).alias("book"), *TRADE_SCHEMA)
+
+
+def _stretch(study: Study, book: str, group: int, split: str) -> str:
+    """Name of the stretch that a block belongs to: the two sealed ones by theirs, a path's by its split."""
+    if book != LOCKED:
+        return split
+    return SEALED[group - study.folds.n_groups]
+
+
+def _sessions(books: Mapping[tuple[str, int, str], pl.DataFrame]) -> pl.DataFrame:
+    """book, session: every day that a book decided on, traded or not."""
+    parts = [rows.select(pl.lit(book).alias("book"), "session").unique() for (book, _, _), rows in books.items()]
+    return pl.concat(parts).unique().sort("book", "session")
+
+
+def _truth(study: Study, read: Reader) -> pl.DataFrame:
+    """The plan's net edge of either side at every scored minute."""
+    return read_labels(study, read).select(*KEY, *(f"{side}_actual_plan_net_edge_bps" for side in SIDES))
+
+
+def _verdict(study: Study, trades: pl.DataFrame, policies: Mapping[str, Spec]) -> dict[str, Any] | None:
+    """The verdict on the sealed pair; None where the study keeps no stress stretch."""
+    config = policies.get(LOCKED)
+    if not study.folds.stress_share or not isinstance(config, ManagerConfig):
+        return None
+    sealed = trades.filter(pl.col("book") == LOCKED)
+    by_stretch = {name: sealed.filter(pl.col("eval_split") == name).drop("book") for name in SEALED}
+    return judge(by_stretch, config, _numbers(study)).model_dump(mode="json")
+
+
+def _optimism(
+    study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], trades: pl.DataFrame
+) -> pl.DataFrame:
+    """Per path what one choice on all of its tested rows would have earned beyond the choices made on tune rows."""
+    spec, found = _manager(study), []
+    for book in sorted({name for name, _, _ in books if name != LOCKED}):
+        rows = pl.concat([part for (name, _, _), part in books.items() if name == book])
+        outside = search(rows.with_columns(split_id=pl.lit(TUNE_INNER)), _numbers(study), spec.grid, spec.base).metrics
+        nested = trade_metrics(trades.filter(pl.col("book") == book))
+        gap = optimism_gap(outside, nested).model_dump()
+        found.append({"book": book, "nested_trades": nested.trade_count, "outside_trades": outside.trade_count} | gap)
+    return pl.DataFrame(found)
+
+
+def evidence(study: Study, read: Reader) -> dict[str, Any]:
+    """What the referee says of the trades, the cost they were charged, and why the sealed pair refuses."""
+    trades, plan = read.table("backtest", "trades"), price_plan(study)
+    bars = bars_in_truth(read, trades["session"].unique().sort().to_list())
+    wrong = impossible_trades(trades, bars, plan.model_dump(), _manager(study).base.add.cooldown_minutes)
+    reasons = read.metadata("backtest")["verdict"].get("reasons")
+    return {
+        "facts": {
+            "impossible_fills": float(len(wrong)),
+            "fills": float(len(trades)),
+            "cost_bps": plan.cost_bps,
+        },
+        "reasons": None if reasons is None else tuple(reasons),
+    }
