@@ -16,7 +16,15 @@ from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
 from pipeline.labels.minute_spec import PlanLabelSpec
 from pipeline.labels.price_plan import PricePlan, price_plan_context
-from pipeline.positions.manager import KEY, OUTCOME_COLUMNS, predicted_edges, run, with_truth
+from pipeline.positions.manager import (
+    KEY,
+    MODEL_EDGES,
+    OUTCOME_COLUMNS,
+    PROBABILITIES,
+    predicted_edges,
+    run,
+    with_truth,
+)
 from pipeline.positions.manager_search import optimism_gap, search
 from pipeline.positions.manager_spec import ManagerConfig, ManagerSpec, PlanNumbers
 from pipeline.positions.trades import TRADE_SCHEMA, judge, trade_metrics
@@ -52,8 +60,9 @@ def head_objective(study: Study, read: Reader) -> None:
 
 
 def decided_rows(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
-    """Predictions as the manager reads them, with both predicted edges and what came of either side."""
-    named = predictions.rename({c: c.removesuffix("_pred") for c in predictions.columns if c.endswith("_pred")})
+    """One split's predictions as the manager reads them, with both predicted edges and what came of either side."""
+    heads = [name for name in (*PROBABILITIES, *MODEL_EDGES) if f"{name}_pred" in predictions.columns]
+    named = predictions.select(*KEY, *(pl.col(f"{name}_pred").alias(name) for name in heads))
     plan = _numbers(study)
     truth = [f"{side}_{name}" for side in SIDES for name in OUTCOME_COLUMNS]
     outcomes = read_labels(study, read).select(*KEY, *truth)
@@ -121,7 +130,11 @@ def _books(
 ) -> dict[tuple[str, int, str], pl.DataFrame]:
     """(book, group, split) -> the decided rows of that block, in order."""
     tested = read.table("folds", "split_sessions").filter(pl.col("role") == "test")
-    rows = decided_rows(study, read, predictions).join(
+    by_split = predictions.partition_by("split", as_dict=True, maintain_order=True)
+    decided = [
+        decided_rows(study, read, part).with_columns(split=pl.lit(split)) for (split,), part in by_split.items()
+    ]
+    rows = pl.concat(decided).join(
         tested.select("split", "session", "group"), on=["split", "session"], maintain_order="left"
     )
     paths = recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), rows)
@@ -193,7 +206,7 @@ def evidence(study: Study, read: Reader) -> dict[str, Any]:
     """What the referee says of the trades, the cost they were charged, and why the sealed pair refuses."""
     trades, plan = read.table("backtest", "trades"), price_plan(study)
     bars = bars_in_truth(read, trades["session"].unique().sort().to_list())
-    wrong = impossible_trades(trades, bars, plan.model_dump(), _manager(study).base.add.cooldown_minutes)
+    wrong = impossible_trades(trades, bars, plan, _manager(study).base.add.cooldown_minutes)
     reasons = read.metadata("backtest")["verdict"].get("reasons")
     return {
         "facts": {

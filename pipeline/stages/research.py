@@ -113,7 +113,9 @@ def run_calibrators(study: Study, read: Reader, split: str) -> StageResult:
 def weighed(study: Study, tune: Mapping[str, pl.DataFrame], labels: pl.DataFrame) -> EnsembleWeights:
     """What each member of the ensemble weighs, by its scores of tune rows."""
     chosen = {name: tune[name] for name in study.ensemble_names}
-    return ensemble_weights(chosen, labels, study.policy.alpha.removesuffix("_pred"), study.ensemble)
+    alpha = next(head for head in study.labels.heads if f"{head.name}_pred" == study.policy.alpha)
+    truths = labels.select(*study.row_key, pl.col(alpha.label).alias(alpha.name))
+    return ensemble_weights(chosen, truths, alpha.name, study.ensemble)
 
 
 def _reliability(study: Study, calibrators: Calibrators, scores: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from pipeline.gates.promotion import Judgement, reasons_to_refuse
 from pipeline.serving.bundle import Bundle, load_bundle
 from pipeline.serving.infer import Inference, infer
 from pipeline.serving.parity import compare
-from pipeline.serving.records import write_no_selection, write_selection
+from pipeline.serving.records import BOOKS, write_no_selection, write_selection
 from pipeline.stages.candidates import BUNDLE_FILE
 from pipeline.stages.contract import Reader, Stage, StageResult, months
 from pipeline.stages.evaluation import evaluation_hash
@@ -100,7 +100,7 @@ def run_inference(study: Study, read: Reader, session: str) -> StageResult:
         made = _infer(study, read, bundle, day)
         record = write_selection(read.stores.records, made.selection(day, bundle.hash))
     except FoldgateError as refusal:
-        write_no_selection(read.stores.records, day, str(refusal))
+        write_no_selection(read.stores.records, day, str(refusal), BOOKS[study.policy.family])
         raise
     return StageResult(
         tables={name: getattr(made, name) for name in PARITY_TABLES},
