@@ -24,6 +24,10 @@ class Finding:
         Name -> frame, rows in the order in which they should be read.
     figures : mapping
         Title -> what draws its PNG.
+    rule : str
+        How the status follows from what was measured; empty where the text says it.
+    counts : mapping
+        What was looked at, in numbers.
     """
 
     score: float | None
@@ -31,3 +35,5 @@ class Finding:
     text: str
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
     figures: Mapping[str, Callable[[], bytes]] = field(default_factory=dict)
+    rule: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)

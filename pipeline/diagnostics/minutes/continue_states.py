@@ -45,6 +45,10 @@ MARKET_ONLY, WITH_STATE = "market", "market_and_state"
 CHECKS = ("auc_at_least_0.60", "mae_ratio_at_most_0.97", "auc_better_than_market", "mae_better_than_market",
           "regressor_converged")  # fmt: skip
 LABELS = ("label_start", "label_end")
+RULE: Final = (
+    "Passes only if on E2 and E3 and both sides AUC >= 0.60, MAE ratio <= 0.97, both strictly better than market only, "
+    "and the regressor stopped before its limit; never on entries that were chosen by their own label."
+)
 
 
 class ContinueSpec(Spec):
@@ -199,7 +203,9 @@ def state_aware_continue(rows: pl.DataFrame, market: Sequence[str], spec: Contin
             rows=pl.len(), rate=pl.col("continue_target").mean()).sort("block", "side"),
     }  # fmt: skip
     score = None if skipped else float(scores.to_numpy().min())
-    return Finding(score, NOT_READY if reasons else PASS, _text(kinds[0], checks, reasons, spec), tables)
+    counted = {f"{block}_rows": whole.filter(pl.col("block") == block).height for block in BLOCKS}
+    return Finding(score, NOT_READY if reasons else PASS, _text(kinds[0], checks, reasons, spec), tables, rule=RULE,
+                   counts=counted)
 
 
 _METRICS: Final = {
@@ -273,7 +279,6 @@ def _text(kind: str, checks: pl.DataFrame, reasons: Sequence[str], spec: Continu
               for row in checks.filter("passed").iter_rows(named=True)]
     return (
         f"Diagnostic only. Positions by {kind}, looked at some minutes after entry: market features against market "
-        f"and 22 state features, logistic and {spec.regressor} heads.{oracle} Passes only if on E2 and E3 and both "
-        "sides AUC >= 0.60, MAE ratio <= 0.97, both strictly better than market only, and the regressor stopped before "
-        f"its limit. Reasons against: {', '.join(reasons) or 'none'}. Passed: {', '.join(passed) or 'none'}."
+        f"and 22 state features, logistic and {spec.regressor} heads.{oracle} {RULE} "
+        f"Reasons against: {', '.join(reasons) or 'none'}. Passed: {', '.join(passed) or 'none'}."
     )

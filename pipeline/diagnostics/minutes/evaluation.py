@@ -216,4 +216,10 @@ def concluded(
     tables = {"candidates": candidates, "population": population(rows), **(more or {}), "metrics": metrics,
               "skipped": skipped.table()}
     best = float(candidates["score"].max()) if candidates.height else None  # type: ignore[arg-type]
-    return Finding(best, status, text, tables)
+    measured = {"candidates": candidates.height, "picked": picked, "usable": usable, "skipped": len(skipped.rows)}
+    return Finding(best, status, text, tables, rule=rule, counts=rows_of(rows.frames) | measured)
+
+
+def rows_of(frames: Mapping[str, pl.DataFrame]) -> dict[str, int]:
+    """`<block>_rows` of every block."""
+    return {f"{block}_rows": frame.height for block, frame in frames.items()}

@@ -41,6 +41,10 @@ NOT_STABLE = "NO_STABLE_NONLINEAR_PM_EDGE"
 LEAST_TRADES = {"E1": 80, "E2": 40, "E3": 10}
 EDGE_ABOVE = {"E1": 0.0, "E2": 0.0, "E3": -1.0}
 _TUNE = "tune_inner"  # E1, E2, E3 are thirds of it
+RULE = (
+    "Thresholds were chosen on E1 by the manager's score and run once on E2 and E3. Promising with at least 80 / 40 / "
+    "10 trades and a mean weighted edge above 0 / 0 / -1 bps on E1 / E2 / E3."
+)
 
 
 class NonlinearProbeSpec(Spec):
@@ -112,7 +116,8 @@ def nonlinear_probe(
     checks = probe_checks(metrics)
     status = PROMISING if checks["passed"].all() else NOT_STABLE
     return Finding(found.metrics.score if found.trading_candidates else None, status,
-                   _text(spec, found, checks), _tables(checked, fitted, found, trades, metrics, checks))
+                   _text(spec, found, checks), _tables(checked, fitted, found, trades, metrics, checks), rule=RULE,
+                   counts={f"{block}_rows": checked.filter(pl.col("block") == block).height for block in BLOCKS})
 
 
 def probe_checks(metrics: Mapping[str, TradeMetrics]) -> pl.DataFrame:
@@ -208,8 +213,6 @@ def _text(spec: NonlinearProbeSpec, found: SearchResult, checks: pl.DataFrame) -
               for row in checks.filter(~pl.col("passed")).iter_rows(named=True)]
     what, rows = spec.replaces.replace("_", " "), spec.entry_population.replace("_", " ")
     return (
-        f"Diagnostic only. Trees replace {what}; entry rows by {rows}. Thresholds were chosen on E1 by the manager's "
-        "score and run once on E2 and E3. Promising with at least 80 / 40 / 10 trades and a mean weighted edge above "
-        "0 / 0 / -1 bps on E1 / E2 / E3; E1's own figures are those of the best of "
-        f"{found.table.height} candidates and flatter. Not met: {'; '.join(failed) or 'nothing'}."
+        f"Diagnostic only. Trees replace {what}; entry rows by {rows}. {RULE} E1's own figures are those of the best "
+        f"of {found.table.height} candidates and flatter. Not met: {'; '.join(failed) or 'nothing'}."
     )

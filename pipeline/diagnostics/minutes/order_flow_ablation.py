@@ -45,6 +45,7 @@ LABELS = (
     *(f"{side.lower()}_{name}" for side in SIDES for name in ("entry_target", "actual_plan_net_edge_bps")),
 )  # fmt: skip
 LEAST_FIT_ROWS = 1_000
+RULE = "Accepted only if the log loss of each head is strictly lower with order flow on both E2 and E3."
 TOP_SHARE = 0.10
 _QUANTILES = {"p1": 0.01, "p50": 0.50, "p99": 0.99}
 
@@ -104,7 +105,8 @@ def order_flow_ablation(
         "rows": _rows(rows, whole, counts),
         "manifest": _manifest(whole, arms, manager, spec),
     }
-    return Finding(float(confirming["log_loss_gain"].to_numpy().min()), status, _text(confirming, counts), tables)
+    return Finding(float(confirming["log_loss_gain"].to_numpy().min()), status, _text(confirming, counts), tables,
+                   rule=RULE, counts={"rows": counts.before, "complete_rows": counts.after})
 
 
 def flow_gains(metrics: pl.DataFrame) -> pl.DataFrame:
@@ -193,6 +195,6 @@ def _text(confirming: pl.DataFrame, counts: Counts) -> str:
     return (
         "Diagnostic only; labels, position manager and model contract are unchanged. Both arms fit linear Direction "
         f"and Entry heads on the same rows: {counts.dropped} of {counts.before} were dropped for a missing order-flow "
-        "feature. Accepted only if the log loss of each head is strictly lower with order flow on both E2 and E3. "
+        f"feature. {RULE} "
         f"Not better: {', '.join(worse) or 'none'}."
     )

@@ -34,6 +34,10 @@ Matrix = NDArray[np.float32]
 Predict = Callable[[Matrix], Floats]
 
 
+class NotFittable(BadInput):
+    """Too few fit rows, or one class among them: a reason to skip one combination of several."""
+
+
 class Head(NamedTuple):
     """A fitted head: `predict` maps float32 [n, F] to [n] or, of classes, [n, K].
 
@@ -108,10 +112,10 @@ def values(rows: pl.DataFrame, name: str) -> Floats:
 def require_classes(y: Floats, least: int, what: str, classes: int = 2) -> None:
     """Enough fit rows, and each class among them."""
     if len(y) < least:
-        raise BadInput(f"{what} fits on {least} rows or more", len(y), "widen the population or the fit rows")
+        raise NotFittable(f"{what} fits on {least} rows or more", len(y), "widen the population or the fit rows")
     seen = np.unique(y)
     if len(seen) < classes:
-        raise BadInput(f"{what} has rows of each class to fit on", f"only {seen.tolist()}", "widen the fit rows")
+        raise NotFittable(f"{what} has rows of each class to fit on", f"only {seen.tolist()}", "widen the fit rows")
 
 
 def grow(
