@@ -4,9 +4,11 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 FOLDGATE := $(BIN)/foldgate
 PROFILE ?= demo
+STUDY ?=
 DATA ?=
 HOST ?= 127.0.0.1
 PORT ?= 3000
+UI_HOME = $(STUDY)$(if $(DATA),$(if $(STUDY),_)imported)
 
 .PHONY: demo test ui install lint bench golden clean help
 
@@ -21,11 +23,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: install    ## whole graph: simulated market, or DATA=<folder of Tushare tables>
-	$(FOLDGATE) demo --profile $(PROFILE) $(if $(DATA),--data "$(DATA)")
+demo: install    ## whole graph: simulated market, or DATA=<folder of vendor tables>; STUDY=<name> chooses a study
+	$(FOLDGATE) demo --profile $(PROFILE) $(if $(STUDY),--study $(STUDY)) $(if $(DATA),--data "$(DATA)")
 
-ui: install      ## the Dagster UI on the demo (or DATA's) environment, loopback only
-	$(FOLDGATE) ui --host $(HOST) --port $(PORT) $(if $(DATA),--home dagster_home/imported)
+ui: install      ## the Dagster UI on the demo (or DATA's, STUDY's) environment, loopback only
+	$(FOLDGATE) ui --host $(HOST) --port $(PORT) $(if $(DATA)$(STUDY),--home dagster_home/$(UI_HOME))
 
 test: install lint  ## everything that must pass
 	$(BIN)/pytest -n 2 --dist loadgroup

@@ -12,6 +12,7 @@ import polars as pl
 from pipeline.asof.identity import original_code
 from pipeline.errors import BadInput, CalendarError
 from resources.environments import Environment
+from resources.ingestion import listed_codes
 
 
 def day(text: str) -> date:
@@ -62,7 +63,7 @@ def renames(environment: Environment) -> dict[str, str]:
 def instrument(environment: Environment, code: str) -> str:
     """The permanent id behind any code a security ever had, in any case and with or without its exchange."""
     changed = renames(environment)
-    listed = environment.lake.latest("stock_basic")["ts_code"].drop_nulls().to_list()
+    listed = listed_codes(environment, environment.study)
     known = sorted({*listed, *changed, *changed.values()})
     typed = code.strip().upper()
     moved = re.fullmatch(r"(SH|SZ|BJ)\.?(\d{6})", typed)

@@ -6,14 +6,15 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from assets import commands
+from assets import commands, new_homes
 from pipeline.errors import FoldgateError
 from resources.environments import HOME_VARIABLE
 
 PROJECT = Path(__file__).resolve().parent.parent
+HomeOf = Callable[[argparse.Namespace], str]
 EPILOG = "Nothing here is investment advice. Every command has --help."
 DESCRIPTION = """From raw market tables to a gated champion, every number traceable.
 Begin with `foldgate demo`, then look around with `foldgate ui`."""
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it did what it says, 1 on a broken rule, 2 on wrong usage."""
     arguments = build_parser().parse_args(argv)
     home = Path(
-        arguments.home or os.environ.get(HOME_VARIABLE) or PROJECT / "dagster_home" / arguments.default_home
+        arguments.home or os.environ.get(HOME_VARIABLE) or PROJECT / "dagster_home" / arguments.home_of(arguments)
     ).resolve()
     os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning made two busy cores ten times slower
@@ -54,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="foldgate", description=DESCRIPTION, epilog=EPILOG)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: commands.Command, text: str, default_home: str = "demo") -> argparse.ArgumentParser:
+    def add(
+        name: str, run: commands.Command, text: str, default_home: str = "demo", home_of: HomeOf | None = None
+    ) -> argparse.ArgumentParser:
         made = subparsers.add_parser(
             name,
             help=text,
@@ -67,23 +70,32 @@ def build_parser() -> argparse.ArgumentParser:
             default="",
             help=f"the environment's folder (else ${HOME_VARIABLE}, else dagster_home/{default_home})",
         )
-        made.set_defaults(run=run, default_home=default_home)
+        made.set_defaults(run=run, home_of=home_of or (lambda _: default_home))
         return made
+
+    def add_study(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--study", default="", help="one of the registered studies; else the first one")
 
     demo = add(
         "demo",
         commands.demo,
-        "Build everything on a simulated market, or on a folder of Tushare tables, and run sessions as if live.",
+        "Build everything on a simulated market, or on a folder of the vendor's tables, and run sessions as if live.",
+        home_of=new_homes.demo_home,
     )
+    add_study(demo)
     demo.add_argument(
-        "--profile", default="demo", choices=["tiny", "demo", "market"], help="size of the simulated market"
+        "--profile", default="demo", choices=["tiny", "demo", "market", "long"],
+        help="size of the simulated market (`market` of sessions, `long` of minutes)",
     )
-    demo.add_argument("--data", default="", help="folder of Tushare tables (Parquet or CSV) to use instead")
+    demo.add_argument("--data", default="", help="folder of the vendor's tables (Parquet or CSV) to use instead")
+    demo.add_argument("--sessions", type=int, help="newest days of that folder; else 183 of minutes, or all")
     demo.add_argument(
         "--null", action="store_true", help="simulate a market without any signal: promotion must be refused"
     )
     demo.add_argument("--seed", type=int, help="seed of the simulated market")
-    demo.add_argument("--live-sessions", type=int, default=10, help="sessions inferred one by one as if live")
+    demo.add_argument(
+        "--live-sessions", type=int, help="sessions inferred one by one as if live; else 10, or 3 days of minutes"
+    )
 
     ui = add(
         "ui",
@@ -93,15 +105,26 @@ def build_parser() -> argparse.ArgumentParser:
     ui.add_argument("--host", default="127.0.0.1", help="address to bind")
     ui.add_argument("--port", type=int, default=3000, help="port to bind")
 
-    imported = add("import", commands.import_folder, "Make an environment from a folder of Tushare tables.", "imported")
+    imported = add(
+        "import",
+        commands.import_folder,
+        "Make an environment from a folder of the vendor's tables.",
+        "imported",
+        new_homes.import_home,
+    )
+    add_study(imported)
     imported.add_argument("folder", help="folder with one Parquet or CSV file a table, or Hive partitions of it")
+    imported.add_argument("--sessions", type=int, help="newest days of that folder; else 183 of minutes, or all")
 
     init = add(
         "init",
         commands.init,
-        "Make an environment that reads the real Tushare (token from $TUSHARE_TOKEN).",
+        "Make an environment that reads the real vendor (Tushare's token from $TUSHARE_TOKEN; Binance asks for none).",
         "tushare",
+        new_homes.live_home,
     )
+    add_study(init)
+    init.add_argument("--books", default="", help="folder of book snapshots, where the vendor sells none")
     init.add_argument("--first-session", required=True, help="where history begins, YYYY-MM-DD")
     init.add_argument("--notify", default="", help="command run with the message of a failed daily job")
     init.add_argument("--retry-until", default="23:00", help="local hour after which incomplete tables fail the day")

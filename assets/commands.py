@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from contextlib import contextmanager, suppress
+from datetime import date, datetime, timedelta
 from datetime import time as wall_time
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from assets.arguments import day as day_of
-from assets.arguments import hour, month
+from assets.arguments import month
 from assets.console import Console
-from pipeline.errors import BadInput, FoldgateError, ParityBroken, PromotionRefused
-from resources.environments import SETTINGS_FILE, Environment, Settings, create_environment
+from assets.new_homes import absences, imported_settings, live_settings, simulated_settings, sizes_of, sold
+from pipeline.asof.spec import MarketSpec
+from pipeline.clock import instant
+from pipeline.errors import BadInput, FoldgateError, IncompleteTables, ParityBroken, PromotionRefused
+from pipeline.studies import STUDIES
+from resources.environments import NOT_LIVE, SETTINGS_FILE, Environment, create_environment
+from resources.freshness import latest_decided
 
 Command = Callable[[Path, argparse.Namespace], int | None]
 PROJECT = Path(__file__).resolve().parent.parent
 TEMPLATE = PROJECT / "dagster_home" / "dagster.yaml"
-TINY_SIZES = {
-    "folds.n_groups": 4,
-    "execution.random_books": 40,
-    "members.2.epochs": 1,
-    "members.1.rounds": 30,
-    "promotion.bootstrap_samples": 300,
-}
-
 
 @contextmanager
 def _runner(environment: Environment, console: Console) -> Iterator["Runner"]:  # type: ignore[name-defined]  # noqa: F821, UP037
@@ -48,33 +45,24 @@ def _runner(environment: Environment, console: Console) -> Iterator["Runner"]:  
 
 def demo(home: Path, arguments: argparse.Namespace) -> int:
     """Backfill, research, promotion, then live sessions one by one, and the report."""
-    from pipeline.stages.market import decision_time
-
     console = Console("demo")
-    if arguments.data:
-        settings = _imported_settings(Path(arguments.data))
-        home = home if arguments.home else PROJECT / "dagster_home" / "imported"
-    else:
-        settings = _simulated_settings(arguments)
-        home = home if arguments.home or arguments.profile == "demo" else PROJECT / "dagster_home" / arguments.profile
+    settings = imported_settings(arguments, Path(arguments.data)) if arguments.data else simulated_settings(arguments)
     _clear(home)
-    _use(home)
     environment = create_environment(home, settings, TEMPLATE)
     eve, *live = _demo_sessions(environment, arguments.live_sessions)
     console.say(f"home {home}; history to {eve}, then {len(live)} live sessions")
-    environment.move_clock(decision_time(environment.study, eve))
+    _say_absent(environment, console)
+    environment.move_clock(environment.study.market.decided_at(eve))
     with _runner(environment, console) as runner:
         runner.ingest()
-        _say_absent(environment, console)
         runner.market()
         runner.research()
         promoted = _promote(runner, console)
-        if promoted:
-            _live(runner, live)
+        inferred = _live(runner, live, console) if promoted else []
         _write_report(environment, home / "report.html", console)
     if promoted:
-        _require_exact(environment, live)
-        console.say(f"{len(live)} sessions inferred; every one rebuilt by the research path, bit for bit")
+        _require_exact(environment, inferred)
+        console.say(f"{len(inferred)} sessions inferred; every one rebuilt by the research path, bit for bit")
     console.finish("champion serves" if promoted else "no champion: see the reasons above and the report")
     return 0
 
@@ -85,7 +73,7 @@ def _clear(home: Path) -> None:
         return
     settings = home / SETTINGS_FILE
     # Read as plain JSON, so that a demo of an older version can be replaced too.
-    if not settings.exists() or json.loads(settings.read_text()).get("source") == "tushare":
+    if not settings.exists() or json.loads(settings.read_text()).get("source") not in NOT_LIVE:
         raise BadInput(
             "a demo begins in an empty folder, or replaces an earlier demo",
             f"{home} holds something else",
@@ -94,63 +82,18 @@ def _clear(home: Path) -> None:
     shutil.rmtree(home)
 
 
-def _simulated_settings(arguments: argparse.Namespace) -> Settings:
-    from resources.simulated import simulated_market
-
-    asked = {"signal": 0.0 if arguments.null else None, "seed": arguments.seed}
-    chosen = {name: value for name, value in asked.items() if value is not None}
-    sessions = simulated_market(arguments.profile, chosen).sessions
-    return Settings(
-        source="simulated",
-        profile=arguments.profile,
-        market=chosen,
-        first_session=sessions[0],
-        last_session=sessions[-1],
-        workers=1 if arguments.profile == "tiny" else _workers(),
-        overrides=TINY_SIZES if arguments.profile == "tiny" else {},
-    )
-
-
-def _imported_settings(folder: Path) -> Settings:
-    from resources.imported import FolderSource
-
-    first, last = FolderSource(folder).span("daily")
-    return Settings(
-        source="imported",
-        folder=str(folder.resolve()),
-        first_session=first,
-        last_session=last,
-        workers=_workers(),
-    )
-
-
-def _workers() -> int:
-    """Two processes where there are two cores: each holds its own inputs, 0.1 GB at the size of the demo."""
-    return min(2, os.cpu_count() or 1)
-
-
-def _use(home: Path) -> None:
-    """Point Dagster at a home that was chosen after parsing."""
-    from resources.environments import HOME_VARIABLE
-
-    home.mkdir(parents=True, exist_ok=True)
-    os.environ[HOME_VARIABLE] = os.environ["DAGSTER_HOME"] = str(home)
-
-
-def _demo_sessions(environment: Environment, count: int) -> list[date]:
-    """The eve of the live sessions and the live sessions, by the source's own calendar: the lake is still empty."""
-    from pipeline.calendars import Calendar
-
+def _demo_sessions(environment: Environment, asked: int | None) -> list[date]:
+    """The eve of the live sessions and the live sessions, by the announced calendar: the lake is still empty."""
+    sizes, settings = sizes_of(environment.study), environment.settings
+    count = sizes.live_sessions if asked is None else asked
     if count < 1:
-        raise BadInput("a demo infers at least one live session", count, "leave out --live-sessions for ten")
-    settings = environment.settings
+        raise BadInput("a demo infers at least one live session", count, "leave out --live-sessions")
     assert settings.first_session
     assert settings.last_session
-    calendar = Calendar.from_trade_cal(environment.source.fetch(environment.tables["trade_cal"], []).rows)
-    sessions = calendar.between(settings.first_session, settings.last_session)
-    if len(sessions) <= count + 100:
+    sessions = environment.announced_calendar().between(settings.first_session, settings.last_session)
+    if len(sessions) <= count + sizes.history:
         raise BadInput(
-            "history must outlast the live sessions by 100 sessions",
+            f"history must outlast the live sessions by {sizes.history} sessions",
             f"{len(sessions)} sessions",
             "ask for fewer live sessions",
         )
@@ -158,10 +101,9 @@ def _demo_sessions(environment: Environment, count: int) -> list[date]:
 
 
 def _say_absent(environment: Environment, console: Console) -> None:
-    present = environment.source.tables()
-    for use in environment.study.tables:
-        if use.table not in present:
-            console.say(f"table {use.table} is absent: the study loses {use.loses}")
+    """What the registered study has and this environment goes without."""
+    for told in absences(STUDIES[environment.study.name], environment.source.tables()):
+        console.say(told)
 
 
 def _promote(runner, console: Console) -> bool:  # type: ignore[no-untyped-def]
@@ -176,17 +118,30 @@ def _promote(runner, console: Console) -> bool:  # type: ignore[no-untyped-def]
     return True
 
 
-def _live(runner, sessions: list[date]) -> None:  # type: ignore[no-untyped-def]
-    """Advance the simulated now session by session; each is checked by the research path a session later."""
-    from assets.daily import check_session, run_session
-    from pipeline.stages.market import decision_time
+def _live(runner, sessions: list[date], console: Console) -> list[date]:  # type: ignore[no-untyped-def]
+    """Advance the simulated now session by session; each is checked by the research path a session later.
 
-    for i, session in enumerate(sessions):
-        runner.environment.move_clock(decision_time(runner.study, session))
-        run_session(runner, session)
-        if i:
-            check_session(runner, sessions[i - 1])
-    check_session(runner, sessions[-1])
+    Returns the sessions that were inferred: one whose tables never become complete has a recorded NO_SELECTION.
+    """
+    from assets.daily import check_session, deadline, run_session
+
+    environment, inferred = runner.environment, list[date]()
+    for session in sessions:
+        environment.move_clock(runner.study.market.decided_at(session))
+        try:
+            run_session(runner, session)
+        except IncompleteTables as absent:
+            console.say(f"no selection, incomplete: {absent.observed}")
+            environment.move_clock(max(deadline(environment, runner.study, session), environment.clock.now()))
+            with suppress(IncompleteTables):
+                run_session(runner, session)
+            continue
+        if inferred:
+            check_session(runner, inferred[-1])
+        inferred.append(session)
+    if inferred:
+        check_session(runner, inferred[-1])
+    return inferred
 
 
 def _require_exact(environment: Environment, sessions: Sequence[date]) -> None:
@@ -240,10 +195,10 @@ def ui(home: Path, arguments: argparse.Namespace) -> int:
 
 def import_folder(home: Path, arguments: argparse.Namespace) -> int:
     """Create the environment of a folder and ingest it whole."""
-    console, settings = Console("import"), _imported_settings(Path(arguments.folder))
+    console, settings = Console("import"), imported_settings(arguments, Path(arguments.folder))
     environment = create_environment(home, settings, TEMPLATE)
     assert settings.last_session
-    environment.move_clock(datetime.combine(settings.last_session, wall_time(15, 59), tzinfo=UTC))
+    environment.move_clock(_day_of_decision_over(environment.study.market, settings.last_session))
     with _runner(environment, console) as runner:
         runner.ingest()
     _say_absent(environment, console)
@@ -251,15 +206,20 @@ def import_folder(home: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _day_of_decision_over(market: MarketSpec, session: date) -> datetime:
+    """The last minute of the day on which a session is decided."""
+    return instant(session + timedelta(days=market.decision_days_later), wall_time(23, 59), ZoneInfo(market.zone))
+
+
 def init(home: Path, arguments: argparse.Namespace) -> int:
-    settings = Settings(
-        source="tushare",
-        first_session=day_of(arguments.first_session),
-        notify=arguments.notify,
-        retry_until=hour(arguments.retry_until),
-    )
-    create_environment(home, settings, TEMPLATE)
-    Console("init").say(f"home {home}; set TUSHARE_TOKEN, then `foldgate backfill --home {home}`")
+    """An environment on the vendor itself; nothing is fetched yet."""
+    console, settings = Console("init"), live_settings(arguments)
+    environment = create_environment(home, settings, TEMPLATE)
+    vendor = environment.vendor
+    for told in absences(STUDIES[settings.study], sold(vendor, settings.books)):
+        console.say(told)
+    token = f"set {vendor.token_variable}, then " if vendor.token_variable else ""
+    console.say(f"home {home}; {token}`foldgate backfill --home {home}`")
     return 0
 
 
@@ -307,13 +267,7 @@ def infer(home: Path, arguments: argparse.Namespace) -> int:
 
 def _session_of(environment: Environment, text: str) -> date:
     """The session asked for, or the latest one whose decision time has passed."""
-    if text:
-        return day_of(text)
-    from pipeline.stages.market import decision_time
-
-    calendar, now = environment.calendar(), environment.clock.now()
-    day = calendar.latest(now.date())
-    return day if decision_time(environment.study, day) <= now else calendar.shift(day, -1)
+    return day_of(text) if text else latest_decided(environment)
 
 
 def parity(home: Path, arguments: argparse.Namespace) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -95,12 +95,16 @@ def _rebuilt_since(runner: Runner, session: date, month: str) -> bool:
     return inferred is not None and all(version and version.sequence > inferred.sequence for version in built)
 
 
-def deadline_passed(environment: Environment, study: Study, session: date) -> bool:
-    """Whether incomplete tables fail the day by now."""
+def deadline(environment: Environment, study: Study, session: date) -> datetime:
+    """The instant from which incomplete tables fail a session: the set hour of the day that decides it."""
     market = study.market
     day = session + timedelta(days=market.decision_days_later)
-    until = instant(day, environment.settings.retry_until, ZoneInfo(market.zone))
-    return environment.clock.now() >= until
+    return instant(day, environment.settings.retry_until, ZoneInfo(market.zone))
+
+
+def deadline_passed(environment: Environment, study: Study, session: date) -> bool:
+    """Whether incomplete tables fail the day by now."""
+    return environment.clock.now() >= deadline(environment, study, session)
 
 
 def build_daily_job(study: Study, build: Build) -> dg.JobDefinition:

@@ -134,8 +134,7 @@ def _tables(environment: Environment) -> Iterator[Finding]:
 
 
 def _stages(environment: Environment) -> Iterator[Finding]:
-    study, calendar = environment.study, environment.calendar()
-    due = latest_decided(environment)
+    calendar, due = environment.calendar(), latest_decided(environment)
     for stage in MARKET_STAGES:
         newest = _newest(environment, stage)
         if newest is None:

@@ -143,21 +143,29 @@ class BinanceSource:
     def _fetched(
         self, spec: TableSpec, days: Sequence[date], codes: Sequence[str], read: _Reading
     ) -> Fetched:
-        inside = pl.concat([spec.empty(), *read.frames]).filter(spec.event_day().is_in(list(days)))
-        rows = spec.settle(inside)
-        spec.check(rows, today=self._today())
-        seen = rows.group_by(spec.event_day().alias("day")).agg(pl.col("symbol").n_unique())
-        full = {day for day, symbols in seen.iter_rows() if symbols == len(set(codes))}
-        over = spec.published(days, self._clock.now())
-        complete = tuple(day for day in over if day in full)
-        short = [day for day in over if day not in full]
-        notes = [*read.notes, *_gap_notes(spec, rows, complete)]
-        if short:
-            notes.append(f"{spec.name}: not every symbol has rows on {shown(short)}")
-        return Fetched(rows, _describe(spec, days, codes, read), complete, tuple(notes))
+        rows, complete, notes = whole_days(spec, read.frames, days, codes, self._clock.now())
+        return Fetched(rows, _describe(spec, days, codes, read), complete, (*read.notes, *notes))
 
     def _today(self) -> date:
         return self._clock.now().astimezone(UTC).date()
+
+
+def whole_days(
+    spec: TableSpec, frames: Sequence[pl.DataFrame], days: Sequence[date], codes: Sequence[str], now: datetime
+) -> tuple[pl.DataFrame, tuple[date, ...], list[str]]:
+    """Settled rows of the days, those of them that are over and have rows of every code, and what is missing."""
+    inside = pl.concat([spec.empty(), *frames]).filter(spec.event_day().is_in(list(days)))
+    rows = spec.settle(inside)
+    spec.check(rows, today=now.astimezone(UTC).date())
+    seen = rows.group_by(spec.event_day().alias("day")).agg(pl.col("symbol").n_unique())
+    full = {day for day, symbols in seen.iter_rows() if symbols == len(set(codes))}
+    over = spec.published(days, now)
+    complete = tuple(day for day in over if day in full)
+    short = [day for day in over if day not in full]
+    notes = _gap_notes(spec, rows, complete)
+    if short:
+        notes.append(f"{spec.name}: not every symbol has rows on {shown(short)}")
+    return rows, complete, notes
 
 
 def _market(spec: TableSpec) -> str:

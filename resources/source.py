@@ -53,6 +53,14 @@ class Source(Protocol):
         ...
 
 
+class Dumped(Source, Protocol):
+    """A source that holds all it will ever hold."""
+
+    def span(self, table: str) -> tuple[date, date]:
+        """First and last day of a table's rows."""
+        ...
+
+
 class Together:
     """Several sources as one: the first that answers for a table is asked.
 

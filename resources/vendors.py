@@ -15,7 +15,7 @@ from pipeline.asof.spec import SymbolsSpec, UniverseSpec
 from pipeline.errors import TokenRejected
 from pipeline.tables import binance, tushare
 from pipeline.tables.spec import TableSpec
-from resources.source import Source, Together
+from resources.source import Dumped, Source, Together
 
 if TYPE_CHECKING:
     from resources.environments import Environment
@@ -33,6 +33,10 @@ class Vendor:
         Name -> spec.
     calendar_table, listing : str
         The tables that tell the open sessions and the listed codes; empty where there is none.
+    bars : str
+        The table whose days are the history of an import.
+    brought : tuple of str
+        Tables that it does not sell: a folder of one's own brings them.
     token_variable : str
         Environment variable with the account's secret; empty where the vendor asks for none.
     market : callable
@@ -48,12 +52,14 @@ class Vendor:
     tables: Mapping[str, TableSpec]
     calendar_table: str
     listing: str
+    bars: str
+    brought: tuple[str, ...]
     token_variable: str
     market: Callable[[str, Mapping[str, Any]], Any]
     market_sessions: Callable[[Any], Sequence[date]]
     simulated: Callable[[Environment], Source]
     live: Callable[[Environment], Source]
-    imported: Callable[[Path, UniverseSpec | SymbolsSpec], Source]
+    imported: Callable[[Path, UniverseSpec | SymbolsSpec], Dumped]
 
 
 def _tushare_market(profile: str, replaced: Mapping[str, Any]) -> Any:
@@ -81,7 +87,7 @@ def _tushare_live(environment: Environment) -> Source:
                                        calls_per_minute=settings.calls_per_minute))
 
 
-def _tushare_imported(folder: Path, universe: UniverseSpec | SymbolsSpec) -> Source:
+def _tushare_imported(folder: Path, universe: UniverseSpec | SymbolsSpec) -> Dumped:
     from resources.imported import FolderSource
 
     return FolderSource(folder)
@@ -114,15 +120,15 @@ def _binance_live(environment: Environment) -> Source:
     return Together(vendor, BookFolder(Path(books), clock=clock)) if books else vendor
 
 
-def _binance_imported(folder: Path, universe: UniverseSpec | SymbolsSpec) -> Source:
+def _binance_imported(folder: Path, universe: UniverseSpec | SymbolsSpec) -> Dumped:
     from resources.binance_folder import BinanceFolder
 
     return BinanceFolder(folder, universe.symbols if isinstance(universe, SymbolsSpec) else ())
 
 
 VENDORS: dict[str, Vendor] = {
-    "tushare": Vendor(tushare.TABLES, "trade_cal", "stock_basic", "TUSHARE_TOKEN", _tushare_market,
+    "tushare": Vendor(tushare.TABLES, "trade_cal", "stock_basic", "daily", (), "TUSHARE_TOKEN", _tushare_market,
                       lambda market: market.sessions, _tushare_simulated, _tushare_live, _tushare_imported),
-    "binance": Vendor(binance.TABLES, "", "", "", _binance_market,
+    "binance": Vendor(binance.TABLES, "", "", binance.KLINES_1M.name, (binance.BOOK_1M.name,), "", _binance_market,
                       lambda market: market.days, _binance_simulated, _binance_live, _binance_imported),
 }

@@ -196,9 +196,13 @@ def closed_before(rows: pl.DataFrame, server_ms: int) -> pl.DataFrame:
 
 
 def funding_rows(raw: pl.DataFrame, symbol: str) -> pl.DataFrame:
-    """Rows of the archive's monthly funding file; settlements to the second."""
+    """Rows of the archive's monthly funding file; settlements to the second.
+
+    A dump without `funding_interval_hours` gets the hours since the settlement before; it must ascend.
+    """
     stamped = raw.with_columns(pl.lit(symbol).alias("symbol"), instant("calc_time").dt.round("1s"))
-    rows = FUNDING_RATE.typed(stamped)
+    known = "funding_interval_hours" in raw.columns
+    rows = FUNDING_RATE.typed(stamped if known else stamped.with_columns(_interval(DEFAULT_FUNDING_HOURS)))
     _check_funding(rows)
     return rows
 
@@ -218,12 +222,16 @@ def funding_json(answer: Sequence[Mapping[str, Any]], symbol: str, hours: int = 
         _number(name, [row.get(theirs) for row in answer], FUNDING_RATE.name) for name, theirs in columns.items()
     ])
     settled = raw.with_columns(instant("calc_time").dt.round("1s"))
-    since = pl.col("calc_time").diff().dt.total_seconds()
-    plain = (since % 3600 == 0) & since.is_between(3600, LONGEST_FUNDING_HOURS * 3600)
-    interval = pl.when(plain).then(since // 3600).otherwise(hours).alias("funding_interval_hours")
-    rows = FUNDING_RATE.typed(settled.with_columns(pl.lit(symbol).alias("symbol"), interval))
+    rows = FUNDING_RATE.typed(settled.with_columns(pl.lit(symbol).alias("symbol"), _interval(hours)))
     _check_funding(rows)
     return rows
+
+
+def _interval(hours: int) -> pl.Expr:
+    """Hours since the settlement before; `hours` for the first row and after a hole."""
+    since = pl.col("calc_time").diff().dt.total_seconds()
+    plain = (since % 3600 == 0) & since.is_between(3600, LONGEST_FUNDING_HOURS * 3600)
+    return pl.when(plain).then(since // 3600).otherwise(hours).alias("funding_interval_hours")
 
 
 def _check_funding(rows: pl.DataFrame) -> None:
