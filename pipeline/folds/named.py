@@ -14,11 +14,11 @@ from pipeline.errors import BadInput
 from pipeline.folds.spec import LOCKED
 from pipeline.folds.splits import Folds, roles
 from pipeline.frames import MINUTE, require_columns, row_key
-from pipeline.labels.plan_search import EVALUATION_BLOCKS
+from pipeline.labels.plan_search import EVALUATION_BLOCKS, REPORTED_BLOCKS
 
-FIT_INNER: Final = "fit_inner"
+FIT_INNER: Final = REPORTED_BLOCKS[0]
 TUNE_INNER: Final = "tune_inner"
-SEALED: Final = ("validation_locked", "latest_stress")  # by group: the locked stretch, the stress stretch
+SEALED_SPLITS: Final = ("validation_locked", "latest_stress")  # by group: the locked stretch, the stress stretch
 NONE: Final = "none"
 
 
@@ -49,7 +49,7 @@ def named_splits(folds: Folds, rows: pl.DataFrame) -> pl.Series:
                                                                     maintain_order="left")
     role = pl.col("role")
     named = pl.when(role == "fit").then(pl.lit(FIT_INNER)).when(role == "tune").then(pl.lit(TUNE_INNER))
-    for name, tested in zip(SEALED, groups, strict=False):
+    for name, tested in zip(SEALED_SPLITS, groups, strict=False):
         named = named.when((role == "test") & (pl.col("group") == tested)).then(pl.lit(name))
     return placed.select(named.otherwise(pl.lit(NONE)).alias("split_id")).to_series()
 

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput, KeyViolation
+from pipeline.folds.named import SEALED_SPLITS as SEALED_SPLITS
 from pipeline.frames import require_columns
 from pipeline.positions.manager import KEY, MINUTE_MS, direction_margin, gates, planned_ratio, run, side_value
 from pipeline.positions.manager_kernels import STATISTICS
@@ -29,7 +30,6 @@ from pipeline.positions.manager_spec import (
 from pipeline.positions.trades import TradeMetrics, trade_metrics
 from pipeline.spec import Spec
 
-SEALED_SPLITS = ("validation_locked", "latest_stress")
 AXES = ("long_direction", "short_direction", "entry", "market_risk", "edge", "margin")
 COUNTS = ("trade_count", "longest_losing_run")
 
