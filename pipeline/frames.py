@@ -54,12 +54,14 @@ def in_key_order(frame: pl.DataFrame, key: Sequence[str]) -> bool:
 def canonical(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Rows in key order, -0.0 as 0.0, NaN in one pattern: the form that is stored and hashed."""
     # Not `column + 0.0`: polars 2.1 drops the addition of a literal zero and keeps -0.0.
+    # One expression a type: an expression a column took 1.3 ms for a row of 28.
+    schema = frame.schema
+    names = {t: [c for c, own in schema.items() if own == t] for t in (pl.Float32, pl.Float64)}
     floats = [
-        pl.when(pl.col(c).is_nan()).then(pl.lit(float("nan"), dtype=t))
-        .when(pl.col(c) == 0).then(pl.lit(0.0, dtype=t))
-        .otherwise(pl.col(c)).alias(c)
-        for c, t in frame.schema.items()
-        if t in (pl.Float32, pl.Float64)
+        pl.when(values.is_nan()).then(pl.lit(float("nan"), dtype=t))
+        .when(values == 0).then(pl.lit(0.0, dtype=t))
+        .otherwise(values).name.keep()
+        for t, values in ((t, pl.col(columns)) for t, columns in names.items() if columns)
     ]
     plain = frame.with_columns(floats)
     return plain if in_key_order(plain, key) else plain.sort(list(key), maintain_order=True)

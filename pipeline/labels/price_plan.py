@@ -217,16 +217,19 @@ def plan_from_context(context: Mapping[str, object] | None) -> PricePlan:
     return plan
 
 
+def context_bytes(plan: PricePlan, ending: str) -> bytes:
+    """The context as `.json`, or as one row of `.parquet`."""
+    context = price_plan_context(plan)
+    if ending == ".json":
+        return (json.dumps(context, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    buffer = io.BytesIO()
+    pl.DataFrame([context]).write_parquet(buffer)
+    return buffer.getvalue()
+
+
 def write_price_plan_context(plan: PricePlan, path: Path) -> None:
     """Write the context as JSON or as one Parquet row, by the file's ending."""
-    context = price_plan_context(plan)
-    if _ending(path) == ".json":
-        data = (json.dumps(context, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    else:
-        buffer = io.BytesIO()
-        pl.DataFrame([context]).write_parquet(buffer)
-        data = buffer.getvalue()
-    replace_if_changed(path, data)
+    replace_if_changed(path, context_bytes(plan, _ending(path)))
 
 
 def read_price_plan_context(path: Path) -> PricePlan:

@@ -5,7 +5,7 @@ Where the rows come from and where the records go is decided outside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -14,6 +14,7 @@ import polars as pl
 from pipeline.calibration.averaging import average_members
 from pipeline.errors import IncompleteTables, LookAheadError, SchemaError
 from pipeline.frames import canonical, require_columns, row_key
+from pipeline.models.inputs import Inputs
 from pipeline.models.prepared import Prepared
 from pipeline.models.preparing import prepare
 from pipeline.serving.bundle import Bundle
@@ -96,15 +97,11 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
     today = canonical(panel.filter(pl.col("session") == day), key)
     paths = paths if bundle.reads.bars else paths.clear()
     store = prepared(bundle, features, standing, paths)
-    tensors, scores, calibrated = [], [], []
-    for name, scorer in bundle.scorers.items():
-        inputs = scorer.prepared_inputs(store, [day])
-        raw = canonical(scorer.score_inputs(inputs), key)
+    tensors, scores = [], {}
+    for name, inputs, raw in part_scores(bundle, store, [day]):
         tensors.append({"member": name, "session": day, "hash": inputs.hashes()[day.isoformat()]})
-        scores.append(raw.insert_column(0, pl.Series("member", [name] * len(raw), pl.String)))
-        calibrated.append(bundle.calibrators[name].apply(raw))
-    averaged = average_members(calibrated, bundle.heads, selector.alpha, bundle.weights)
-    predictions = canonical(averaged.select(*key, pl.selectors.ends_with("_pred"), "score"), key)
+        scores[name] = raw
+    predictions = predicted(bundle, scores)
     return Inference(
         panel=today,
         features=canonical(features, key),
@@ -112,12 +109,34 @@ def infer(bundle: Bundle, features: pl.DataFrame, panel: pl.DataFrame, day: date
         tensors=pl.DataFrame(tensors, schema={"member": pl.String, "session": pl.Date, "hash": pl.String}).sort(
             "member"
         ),
-        scores=canonical(pl.concat(scores), ("member", *key)),
+        scores=named_scores(bundle, scores),
         predictions=predictions,
         orders=canonical(selector.orders(predictions, today), ("session", "rank")),
         notes=notes,
         book=selector.book,
     )
+
+
+def part_scores(
+    bundle: Bundle, store: Prepared, sessions: Sequence[date] | None = None
+) -> Iterator[tuple[str, Inputs, pl.DataFrame]]:
+    """Per part its name, its inputs, and the row's key with `<head>_head`; of all rows where no session is named."""
+    for name, scorer in bundle.scorers.items():
+        inputs = scorer.prepared_inputs(store, sessions)
+        yield name, inputs, scorer.score_inputs(inputs)
+
+
+def predicted(bundle: Bundle, scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The row's key, `<head>_pred` and `score` of each part's raw scores, calibrated and averaged."""
+    calibrated = [bundle.calibrators[name].apply(raw) for name, raw in scores.items()]
+    averaged = average_members(calibrated, bundle.heads, bundle.selector.alpha, bundle.weights)
+    return canonical(averaged.select(*bundle.row_key, pl.selectors.ends_with("_pred"), "score"), bundle.row_key)
+
+
+def named_scores(bundle: Bundle, scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """All parts' raw scores, each row under its `member`."""
+    named = pl.concat(raw.select(pl.lit(name).alias("member"), pl.all()) for name, raw in scores.items())
+    return canonical(named, ("member", *bundle.row_key))
 
 
 def prepared(bundle: Bundle, features: pl.DataFrame, standing: pl.DataFrame, paths: pl.DataFrame) -> Prepared:
