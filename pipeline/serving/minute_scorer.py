@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,17 +16,9 @@ from pipeline.models.normaliser import RANKED
 from pipeline.models.prepared import NOTHING_MORE, Prepared
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.infer import named_scores, part_scores, predicted, prepared
-from pipeline.serving.selecting import ManagerSelector
+from pipeline.serving.selecting import Decision, ManagerSelector, decisions
 
 KEY_SCHEMA: dict[str, Any] = {"session": pl.Date, "instrument": pl.String, MINUTE: pl.Datetime("us", "UTC")}
-
-
-class Decision(NamedTuple):
-    """What the position manager would open, were it flat; where it would not: no side, ratio 0, no edge."""
-
-    side: str | None
-    planned_ratio: float
-    predicted_edge_bps: float | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,8 @@ class MinuteScorer:
         store = replace(self._template, rows=keys, sessions=(keys["session"][0],), values=x)
         scores = {name: raw for name, _, raw in part_scores(self._bundle, store)}
         predictions = predicted(self._bundle, scores)
-        return ScoredMinute(named_scores(self._bundle, scores), predictions, decisions(self._selector, predictions)[0])
+        (decision,) = decisions(self._selector.decided(predictions))
+        return ScoredMinute(named_scores(self._bundle, scores), predictions, decision)
 
     def _prepared_once(self, blank: Mapping[str, Any]) -> Prepared:
         keys = _keys(blank)
@@ -113,13 +106,6 @@ class MinuteScorer:
                 f"missing {missing}, unknown {unknown}",
                 "build features with the study of the bundle, or refit",
             )
-
-
-def decisions(selector: ManagerSelector, predictions: pl.DataFrame) -> list[Decision]:
-    """The decision of every row of `predictions`, in its order."""
-    decided = selector.decided(predictions)
-    edge = pl.when(side="LONG").then("long_predicted_edge_bps").when(side="SHORT").then("short_predicted_edge_bps")
-    return [Decision(*row) for row in decided.select("side", "planned_ratio", edge).iter_rows()]
 
 
 def _named(row: Mapping[str, Any] | pl.DataFrame) -> Mapping[str, Any]:

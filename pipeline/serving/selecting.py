@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
@@ -36,6 +36,14 @@ ENTRY_SCHEMA: dict[str, pl.DataType] = {
     "market_risk_prob": pl.Float64(),
 }
 """Orders of a position manager: `weight` is the planned ratio, `score` the predicted edge in bps."""
+
+
+class Decision(NamedTuple):
+    """What the position manager would open, were it flat; where it would not: no side, ratio 0, no edge."""
+
+    side: str | None
+    planned_ratio: float
+    predicted_edge_bps: float | None
 
 
 class Selector(Protocol):
@@ -196,6 +204,12 @@ class ManagerSelector:
         """The price at which the trade has gained `gain_bps` as the barriers count: a share of the entry price."""
         signed = pl.when(pl.col("side") == "LONG").then(1.0 + gain_bps / 1e4).otherwise(1.0 - gain_bps / 1e4)
         return pl.col("price") * signed
+
+
+def decisions(decided: pl.DataFrame) -> list[Decision]:
+    """The decision of every row of `positions.manager.decide`, in its order."""
+    edge = pl.when(side="LONG").then("long_predicted_edge_bps").when(side="SHORT").then("short_predicted_edge_bps")
+    return [Decision(*row) for row in decided.select("side", "planned_ratio", edge).iter_rows()]
 
 
 def selector(study: Mapping[str, Any], policy: bytes) -> Selector:
