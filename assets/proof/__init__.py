@@ -1,0 +1,1 @@
+"""What the checks can catch, measured: each proof puts the real house through something and counts."""

@@ -1,0 +1,5 @@
+"""Every proof, in the order in which they are published."""
+
+from assets.proof.contract import Proof
+
+PROOFS: tuple[Proof, ...] = ()
