@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.minutes_tiny import TinyMinutes
     from tests.tiny import Tiny
 
 REALDATA = Path(os.environ.get("FOLDGATE_REALDATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
@@ -42,3 +43,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from tests.tiny import build_tiny  # Dagster takes two seconds to import; most rooms do without
 
     return build_tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_minutes(tmp_path_factory: pytest.TempPathFactory) -> TinyMinutes:
+    """The tiny environment of minutes; mark its users `xdist_group("tiny_minutes")`. Read only, please."""
+    from tests.minutes_tiny import build_tiny_minutes
+
+    return build_tiny_minutes(tmp_path_factory.mktemp("tiny_minutes"))
