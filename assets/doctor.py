@@ -130,7 +130,8 @@ def _tables(environment: Environment) -> Iterator[Finding]:
         fresh = f"{entry.rows:>11,} rows" + (f", to {entry.last_session}" if entry.last_session else ", a snapshot")
         if missing:
             fresh += f"; {len(missing)} published sessions incomplete, newest {missing[-1]}"
-        yield _check(not missing, use.table, fresh, "`foldgate backfill` fetches what is missing")
+        remedy = "`foldgate backfill` fetches what is missing"
+        yield _check(not missing, use.table, fresh, remedy, "FAIL" if use.required else "note")
 
 
 def _stages(environment: Environment) -> Iterator[Finding]:

@@ -26,16 +26,25 @@ pytestmark = pytest.mark.xdist_group("tiny")
 @pytest.fixture
 def empty(tmp_path: Path) -> Environment:
     """A home that nothing was ever fetched into, as after `foldgate init`; there is no token."""
-    settings = Settings(source="tushare", first_session=date(2024, 1, 2))
-    return create_environment(tmp_path / "home", settings, tmp_path / "no_template")
+    return live_home(tmp_path / "home", next(iter(STUDIES)))
 
 
-def test_the_definitions_of_an_empty_home_are_valid(empty: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def live_home(home: Path, study: str) -> Environment:
+    source = STUDIES[study].market.vendor
+    settings = Settings.model_validate({"source": source, "study": study, "first_session": date(2024, 1, 2)})
+    return create_environment(home, settings, home / "no_template")
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_definitions_of_an_empty_home_are_valid(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pins a code location that needs a token, a network or data before it can be shown."""
     monkeypatch.delenv("TUSHARE_TOKEN", raising=False)
-    before = contents(empty.home)
-    dg.Definitions.validate_loadable(build_definitions(empty))
-    assert contents(empty.home) == before
+    environment = live_home(tmp_path / "home", study)
+    before = contents(environment.home)
+    dg.Definitions.validate_loadable(build_definitions(environment))
+    assert contents(environment.home) == before
 
 
 def test_every_table_and_stage_is_an_asset_of_its_group(tiny: Tiny) -> None:

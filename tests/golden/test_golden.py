@@ -64,7 +64,7 @@ def _partitions(definition: dg.PartitionsDefinition | None) -> str:
         case dg.MultiPartitionsDefinition():
             return " x ".join(sorted(dimension.name for dimension in definition.partitions_defs))
         case dg.TimeWindowPartitionsDefinition():
-            return "session" if "1-5" in definition.cron_schedule else "month"
+            return "month" if definition.fmt == "%Y-%m" else "session"
         case _:
             return "split"
 
