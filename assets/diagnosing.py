@@ -15,7 +15,7 @@ from assets.keys import stage_key
 from pipeline.errors import BadInput
 from pipeline.files import replace_if_changed
 from pipeline.reports.html import Section
-from pipeline.stages.diagnostics import REPORT_FILE, Diagnostic
+from pipeline.stages.diagnostics import REPORT_FILE, Diagnostic, shortened
 from pipeline.stages.registry import DIAGNOSTICS
 from resources.environments import Environment
 
@@ -40,15 +40,18 @@ def asked_for(environment: Environment, name: str) -> Diagnostic:
 
 def list_all(environment: Environment, instance: dg.DagsterInstance) -> None:
     """Each diagnostic with what it asks, when it last ran and what it found."""
+    study, width = environment.study, max(len(each.name) for each in DIAGNOSTICS)
     for each in DIAGNOSTICS:
-        print(f"{each.name:<16} {each.asks}")
-        print(f"{'':<16} {_standing(environment, instance, each)}")
+        if each.applies_to(study):
+            print(f"{each.name:<{width}} {each.asks}")
+            print(f"{'':<{width}} {_standing(environment, instance, each)}")
+    for needs in dict.fromkeys(each.needs for each in DIAGNOSTICS if not each.applies_to(study)):
+        names = ", ".join(each.name for each in DIAGNOSTICS if each.needs == needs)
+        print(textwrap.fill(f"not for {study.name}, which lacks {needs}: {names}", WIDTH))
 
 
 def _standing(environment: Environment, instance: dg.DagsterInstance, diagnostic: Diagnostic) -> str:
     study = environment.study
-    if not diagnostic.applies_to(study):
-        return f"does not apply: {study.name} lacks {diagnostic.needs}"
     held = environment.artifacts.current(study.name, diagnostic.name)
     if not held:
         return f"never ran; `foldgate diagnose {diagnostic.name}`"
@@ -77,8 +80,8 @@ def show(environment: Environment, diagnostic: Diagnostic) -> Path:
     print(f"\n{diagnostic.title}: {version.metadata['status']}\n")
     print(textwrap.fill(str(version.metadata["text"]), WIDTH))
     for held in sorted(version.tables):
-        frame = artifacts.table(name, diagnostic.name, held)
-        print(f"\n{held}")
+        heading, frame = shortened(held, artifacts.table(name, diagnostic.name, held))
+        print(f"\n{heading}")
         table(frame.columns, [[_cell(value) for value in row] for row in frame.iter_rows()])
     target = environment.home / "diagnostics" / f"{diagnostic.name}.html"
     replace_if_changed(target, artifacts.file(name, diagnostic.name, REPORT_FILE))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import polars as pl
+
 from pipeline.diagnostics.finding import Finding
 from pipeline.fingerprints import canonical_json
 from pipeline.reports.html import Section, page
@@ -16,6 +18,9 @@ from pipeline.stages.contract import Reader, Stage, StageResult
 from pipeline.study import Study
 
 FINDING_FILE, REPORT_FILE = "finding.json", "report.html"
+PURPOSE = "diagnostic only"
+REPORT_ROWS, METADATA_ROWS = 50, 20
+"""Rows of a table that its report and its metadata show; the stored table holds all."""
 LIBRARY = ("pipeline.diagnostics.finding",)
 
 
@@ -68,12 +73,27 @@ def presented(diagnostic: Diagnostic, study: Study, found: Finding) -> StageResu
     """A finding as tables, `finding.json`, a self-contained `report.html`, metadata and pictures."""
     said = {"score": found.score, "status": found.status, "text": found.text}
     asked = {"name": diagnostic.name, "title": diagnostic.title, "asks": diagnostic.asks}
+    counted = {"rule": found.rule or found.text, "counts": dict(found.counts), "tables": _heights(found)}
+    skipped = found.tables["skipped"].to_dicts() if "skipped" in found.tables else []
+    result = asked | said | counted | {"purpose": PURPOSE, "skipped": skipped}
     pictures = {title: draw() for title, draw in found.figures.items()}
-    section = Section("Finding", found.text, pictures, found.tables)
+    shown = dict(shortened(name, table) for name, table in found.tables.items())
+    section = Section("Finding", found.text, pictures, shown)
     report = page(diagnostic.title, f"{study.name}; {diagnostic.asks}", None, found.status, [section])
     return StageResult(
         tables=found.tables,
-        files={FINDING_FILE: canonical_json(asked | said).encode(), REPORT_FILE: report.encode()},
-        metadata=said | {name: table.to_dicts() for name, table in found.tables.items()},
+        files={FINDING_FILE: canonical_json(result).encode(), REPORT_FILE: report.encode()},
+        metadata=said | {name: table.head(METADATA_ROWS).to_dicts() for name, table in found.tables.items()},
         figures=found.figures,
     )
+
+
+def shortened(name: str, table: pl.DataFrame) -> tuple[str, pl.DataFrame]:
+    """The first rows of a table, under a heading that says how many there are."""
+    if table.height <= REPORT_ROWS:
+        return name, table
+    return f"{name}: the first {REPORT_ROWS} of {table.height:,} rows", table.head(REPORT_ROWS)
+
+
+def _heights(found: Finding) -> dict[str, int]:
+    return {name: table.height for name, table in found.tables.items()}

@@ -4,6 +4,7 @@ from pipeline.stages.ablation import ABLATION
 from pipeline.stages.candidates import CANDIDATE
 from pipeline.stages.evaluation import BACKTEST, SCORECARD
 from pipeline.stages.market import FEATURES, LABELS, PANEL
+from pipeline.stages.minute_diagnostics import MINUTE_DIAGNOSTICS
 from pipeline.stages.research import CALIBRATORS, FOLDS, MODELS, POSITIONS, PREDICTIONS
 from pipeline.stages.serving import CHAMPION, INFERENCE, PARITY
 
@@ -14,4 +15,4 @@ STAGES = {
         CANDIDATE, CHAMPION, INFERENCE, PARITY,
     )
 }  # fmt: skip
-DIAGNOSTICS = (ABLATION,)
+DIAGNOSTICS = (ABLATION, *MINUTE_DIAGNOSTICS)

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.diagnostics.finding import Finding
-from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT, rows_of
 from pipeline.diagnostics.minutes.probe_heads import (
     CONFIRMING,
     Head,
@@ -203,7 +203,7 @@ def state_aware_continue(rows: pl.DataFrame, market: Sequence[str], spec: Contin
             rows=pl.len(), rate=pl.col("continue_target").mean()).sort("block", "side"),
     }  # fmt: skip
     score = None if skipped else float(scores.to_numpy().min())
-    counted = {f"{block}_rows": whole.filter(pl.col("block") == block).height for block in BLOCKS}
+    counted = rows_of({block: whole.filter(pl.col("block") == block) for block in BLOCKS})
     return Finding(score, NOT_READY if reasons else PASS, _text(kinds[0], checks, reasons, spec), tables, rule=RULE,
                    counts=counted)
 

@@ -81,7 +81,8 @@ def continue_variants(
     by_manager, oracle = found
     beside = {f"{name}_oracle": oracle.tables[name] for name in SHOWN if name in oracle.tables}
     text = (
-        f"{by_manager.text} Entries on fit rows are decided by models that were fitted on other rows. Beside it "
+        f"{by_manager.text} Entries on fit rows are decided by models that were fitted on other rows; their newest "
+        f"{fit_rows // len(AGES):,} are looked at. Beside it "
         f"{BY_LABEL}: score {'none' if oracle.score is None else f'{oracle.score:.3f}'}, which bounds what better "
         "entries could bring and can never pass."
     )

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.diagnostics.finding import Finding
-from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT, rows_of
 from pipeline.diagnostics.minutes.probe_heads import (
     Head,
     direction_class,
@@ -40,6 +40,7 @@ PROMISING = "PROMISING_DIAGNOSTIC_ONLY"
 NOT_STABLE = "NO_STABLE_NONLINEAR_PM_EDGE"
 LEAST_TRADES = {"E1": 80, "E2": 40, "E3": 10}
 EDGE_ABOVE = {"E1": 0.0, "E2": 0.0, "E3": -1.0}
+PLACE = (*KEY, "block", "label_start", "label_end")
 _TUNE = "tune_inner"  # E1, E2, E3 are thirds of it
 RULE = (
     "Thresholds were chosen on E1 by the manager's score and run once on E2 and E3. Promising with at least 80 / 40 / "
@@ -104,7 +105,8 @@ def nonlinear_probe(
         As `probe_rows`; under 1,000 rows of a population or one class to fit on; a label is missing.
     """
     spec = spec or NonlinearProbeSpec()
-    checked = probe_rows(rows, features, _columns(spec), "the nonlinear probe")
+    columns = _columns(spec)
+    checked = probe_rows(rows, features, columns, "the nonlinear probe").select(*PLACE, *features, *columns)
     scored = checked.filter(pl.col("block") != FIT)
     fitted = _fit(checked.filter(pl.col("block") == FIT), matrix(scored, features), features, spec)
     predicted = scored.with_columns(pl.Series(name, column) for name, column in fitted.columns.items())
@@ -117,7 +119,7 @@ def nonlinear_probe(
     status = PROMISING if checks["passed"].all() else NOT_STABLE
     return Finding(found.metrics.score if found.trading_candidates else None, status,
                    _text(spec, found, checks), _tables(checked, fitted, found, trades, metrics, checks), rule=RULE,
-                   counts={f"{block}_rows": checked.filter(pl.col("block") == block).height for block in BLOCKS})
+                   counts=rows_of({block: checked.filter(pl.col("block") == block) for block in BLOCKS}))
 
 
 def probe_checks(metrics: Mapping[str, TradeMetrics]) -> pl.DataFrame:

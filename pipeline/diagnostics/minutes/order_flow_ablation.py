@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.diagnostics.finding import Finding
-from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT
+from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT, rows_of
 from pipeline.diagnostics.minutes.probe_heads import (
     CONFIRMING,
     direction_class,
@@ -106,7 +106,7 @@ def order_flow_ablation(
         "manifest": _manifest(whole, arms, manager, spec),
     }
     return Finding(float(confirming["log_loss_gain"].to_numpy().min()), status, _text(confirming, counts), tables,
-                   rule=RULE, counts={"rows": counts.before, "complete_rows": counts.after})
+                   rule=RULE, counts=rows_of({block: whole.filter(pl.col("block") == block) for block in BLOCKS}))
 
 
 def flow_gains(metrics: pl.DataFrame) -> pl.DataFrame:

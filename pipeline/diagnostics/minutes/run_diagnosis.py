@@ -214,6 +214,6 @@ def _text(status: str, metrics: Mapping[str, TradeMetrics], grid: Mapping[str, i
     return (
         f"Diagnostic only. {RULE} Stored trades of the locked book, {'; '.join(said)}. {grid['trading']:,} of "
         f"{grid['candidates']:,} candidates of the grid trade at all on tune rows, {grid['positive']:,} with a "
-        f"positive mean. Funnel, variants, deciles and scores are those of the {rows:,} tune rows, on which calibrators "
-        f"and thresholds were also fitted: they flatter. {NEXT[status]}"
+        f"positive mean. Funnel, variants, deciles and scores are those of the {rows:,} tune rows, on which "
+        f"calibrators and thresholds were also fitted: they flatter. {NEXT[status]}"
     )
