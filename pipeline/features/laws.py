@@ -67,6 +67,48 @@ def calculate_features(inputs: FeatureInputs, plan: Plan, sessions: Sequence[dat
     return compute(inputs.as_of, inputs.patches, inputs.intraday, plan, sessions)
 
 
+def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
+    """The first differing row of each column: (column, session, instrument, expected, found); bits count."""
+    return differing(expected, found, columns, KEY, KEY)
+
+
+def differing(
+    expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str], key: Sequence[str], shown: Sequence[str]
+) -> list[Any]:
+    """The same for rows of any key: the column, the `shown` part of the key, both values.
+
+    Rows of `expected` that `found` lacks are left out, so that a part can be held against the whole.
+    """
+    expected = expected.join(found.select(key), on=list(key), how="semi").sort(key)
+    found = found.sort(key)
+    if not expected.select(key).equals(found.select(key)):
+        return [(", ".join(shown), *found.select(shown).row(0), "the same rows", "other rows")]
+    out = []
+    for name in columns:
+        wrong = differing_rows(expected[name], found[name])
+        if len(wrong):
+            at = int(wrong[0])
+            out.append((name, *found.select(shown).row(at), expected[name][at], found[name][at]))
+    return out
+
+
+def differing_rows(expected: pl.Series, found: pl.Series) -> np.ndarray:
+    """Positions at which two float columns of one length differ in any bit; null is NaN."""
+    a, b = (column.fill_null(float("nan")).to_numpy() for column in (expected, found))
+    bits = f"u{a.itemsize}"
+    return np.flatnonzero(a.view(bits) != b.view(bits))
+
+
+def _require_equal(
+    subject: Subject, law: str, what: str, remedy: str, found: pl.DataFrame, columns: Sequence[str]
+) -> None:
+    broken = differences(subject.whole, found, columns)
+    if broken:
+        name, session, instrument, a, b = broken[0]
+        others = f"; {len(broken)} columns: {', '.join(row[0] for row in broken[:8])}" if broken[1:] else ""
+        raise LawBroken(law, f"{name} of {instrument} on {session} is {a!r}, but {b!r} with {what}{others}", remedy)
+
+
 @dataclass(frozen=True)
 class Subject:
     """What stands under the laws.
@@ -81,6 +123,9 @@ class Subject:
     cuts : tuple of date
         Sessions at which history is cut; every session by default.
     calculate : callable
+    compare : callable
+        (subject, law, what was changed, remedy, rows found, columns): what a law does with each comparison. By default
+        the first difference is a `LawBroken`; a certificate counts them.
     """
 
     plan: Plan
@@ -88,6 +133,7 @@ class Subject:
     columns: tuple[str, ...] = ()
     cuts: tuple[date, ...] = ()
     calculate: Calculate = calculate_features
+    compare: Callable[[Subject, str, str, str, pl.DataFrame, Sequence[str]], None] = _require_equal
 
     @cached_property
     def sessions(self) -> list[date]:
@@ -114,47 +160,11 @@ class Subject:
         return self.calculate(self.inputs.cut(first, last), plan, [last])
 
 
-def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
-    """The first differing row of each column: (column, session, instrument, expected, found); bits count."""
-    return differing(expected, found, columns, KEY, KEY)
-
-
-def differing(
-    expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str], key: Sequence[str], shown: Sequence[str]
-) -> list[Any]:
-    """The same for rows of any key: the column, the `shown` part of the key, both values.
-
-    Rows of `expected` that `found` lacks are left out, so that a part can be held against the whole.
-    """
-    expected = expected.join(found.select(key), on=list(key), how="semi").sort(key)
-    found = found.sort(key)
-    if not expected.select(key).equals(found.select(key)):
-        return [(", ".join(shown), *found.select(shown).row(0), "the same rows", "other rows")]
-    out = []
-    for name in columns:
-        a, b = (frame[name].fill_null(float("nan")).to_numpy() for frame in (expected, found))
-        wrong = np.flatnonzero(a.view(np.uint32) != b.view(np.uint32))
-        if len(wrong):
-            at = int(wrong[0])
-            out.append((name, *found.select(shown).row(at), expected[name][at], found[name][at]))
-    return out
-
-
-def _require_equal(
-    subject: Subject, law: str, what: str, remedy: str, found: pl.DataFrame, columns: Sequence[str]
-) -> None:
-    broken = differences(subject.whole, found, columns)
-    if broken:
-        name, session, instrument, a, b = broken[0]
-        others = f"; {len(broken)} columns: {', '.join(row[0] for row in broken[:8])}" if broken[1:] else ""
-        raise LawBroken(law, f"{name} of {instrument} on {session} is {a!r}, but {b!r} with {what}{others}", remedy)
-
-
 def check_future_cut(subject: Subject) -> None:
     """A value is the same when nothing after its session is stored."""
     for at in subject.cut_at:
         last = subject.sessions[at]
-        _require_equal(
+        subject.compare(
             subject,
             "a value is the same without the future",
             f"nothing stored after {last}",
@@ -171,7 +181,7 @@ def check_past_cut(subject: Subject) -> None:
         for lookback in sorted({f.lookback for f in judged}):
             names = [f.name for f in judged if f.lookback == lookback]
             for at in (at for at in subject.cut_at if at >= lookback):
-                _require_equal(
+                subject.compare(
                     subject,
                     "a value is the same without what lies before its look-back",
                     f"nothing stored before {subject.sessions[at - lookback + 1]}, {lookback} sessions",
@@ -186,7 +196,7 @@ def check_batch_range(subject: Subject) -> None:
     sessions, third = subject.sessions, len(subject.sessions) // 3
     for days in (sessions[:1], sessions[-1:], sessions[third : 2 * third], sessions[5::7], sessions[-2::-9]):
         if days:
-            _require_equal(
+            subject.compare(
                 subject,
                 "a value is the same in any batch of sessions",
                 f"{len(days)} sessions from {days[0]} asked for",
@@ -198,7 +208,7 @@ def check_batch_range(subject: Subject) -> None:
 
 def check_batch_order(subject: Subject) -> None:
     """A value is the same in whatever order rows arrive."""
-    _require_equal(
+    subject.compare(
         subject,
         "a value is the same in any order of rows",
         "rows shuffled",
@@ -215,7 +225,7 @@ def check_universe(subject: Subject) -> None:
     for kept in (names[::2], names[1::2], names[:1]):
         if columns and len(kept):
             part = subject.inputs.only(kept)
-            _require_equal(
+            subject.compare(
                 subject,
                 "a value of scope instrument is the same in any universe",
                 f"{len(kept)} of {len(names)} instruments",

@@ -56,6 +56,21 @@ def calculate_features(inputs: MinuteInputs, names: Sequence[str]) -> pl.DataFra
     return minute_features(inputs.bars, inputs.books, inputs.funding, names)
 
 
+def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
+    """The first differing row of each column: (column, instrument, minute, expected, found); bits count."""
+    return differing(expected, found, columns, KEY, KEY[1:])
+
+
+def _require_equal(
+    subject: MinuteSubject, law: str, what: str, remedy: str, found: pl.DataFrame, columns: Sequence[str]
+) -> None:
+    broken = differences(subject.whole, found, columns)
+    if broken:
+        name, instrument, minute, a, b = broken[0]
+        others = f"; {len(broken)} columns: {', '.join(row[0] for row in broken[:8])}" if broken[1:] else ""
+        raise LawBroken(law, f"{name} of {instrument} at {minute} is {a!r}, but {b!r} with {what}{others}", remedy)
+
+
 @dataclass(frozen=True)
 class MinuteSubject:
     """What stands under the laws.
@@ -68,12 +83,16 @@ class MinuteSubject:
     names : tuple of str
         Features that are judged; all of the schema by default.
     calculate : callable
+    compare : callable
+        (subject, law, what was changed, remedy, rows found, columns): what a law does with each comparison. By default
+        the first difference is a `LawBroken`; a certificate counts them.
     """
 
     inputs: MinuteInputs
     cuts: tuple[datetime, ...]
     names: tuple[str, ...] = ()
     calculate: Calculate = calculate_features
+    compare: Callable[[MinuteSubject, str, str, str, pl.DataFrame, Sequence[str]], None] = _require_equal
 
     @cached_property
     def judged(self) -> tuple[str, ...]:
@@ -95,25 +114,10 @@ class MinuteSubject:
         return self.calculate(part, names).filter(pl.col("minute") == cut)
 
 
-def differences(expected: pl.DataFrame, found: pl.DataFrame, columns: Iterable[str]) -> list[Difference]:
-    """The first differing row of each column: (column, instrument, minute, expected, found); bits count."""
-    return differing(expected, found, columns, KEY, KEY[1:])
-
-
-def _require_equal(
-    subject: MinuteSubject, law: str, what: str, remedy: str, found: pl.DataFrame, columns: Sequence[str]
-) -> None:
-    broken = differences(subject.whole, found, columns)
-    if broken:
-        name, instrument, minute, a, b = broken[0]
-        others = f"; {len(broken)} columns: {', '.join(row[0] for row in broken[:8])}" if broken[1:] else ""
-        raise LawBroken(law, f"{name} of {instrument} at {minute} is {a!r}, but {b!r} with {what}{others}", remedy)
-
-
 def check_future_cut(subject: MinuteSubject) -> None:
     """Values are the same when nothing after their minute's close is stored."""
     for cut in subject.cuts:
-        _require_equal(
+        subject.compare(
             subject,
             "a value is the same without the future",
             f"nothing stored after the close of {cut}",
@@ -129,7 +133,7 @@ def check_past_cut(subject: MinuteSubject) -> None:
     for minutes in sorted({feature.lookback for feature in features}):
         names = [feature.name for feature in features if feature.lookback == minutes]
         for cut in (cut for cut in subject.cuts if cut - minutes * _MINUTE >= subject.first):
-            _require_equal(
+            subject.compare(
                 subject,
                 "a value is the same without what lies before its look-back",
                 f"only {minutes} minutes stored",
@@ -144,7 +148,7 @@ def check_batch_range(subject: MinuteSubject) -> None:
     warm_up = lookback(subject.judged) * _MINUTE
     for start, end in zip(subject.cuts[:-1], subject.cuts[1:], strict=True):
         found = subject.calculate(subject.inputs.cut(start - warm_up, end), subject.judged)
-        _require_equal(
+        subject.compare(
             subject,
             "a value is the same in any batch of minutes",
             f"minutes from {start} to {end} asked for",
@@ -156,7 +160,7 @@ def check_batch_range(subject: MinuteSubject) -> None:
 
 def check_batch_order(subject: MinuteSubject) -> None:
     """A value is the same in whatever order rows arrive."""
-    _require_equal(
+    subject.compare(
         subject,
         "a value is the same in any order of rows",
         "rows shuffled",
@@ -171,7 +175,7 @@ def check_universe(subject: MinuteSubject) -> None:
     names = subject.inputs.bars["instrument"].unique().sort()
     for kept in (names[:1], names[1:]):
         if len(kept):
-            _require_equal(
+            subject.compare(
                 subject,
                 "a value is the same in any universe",
                 f"{len(kept)} of {len(names)} instruments",
