@@ -26,7 +26,7 @@ STUDY = Study(
     ),
     universe=SymbolsSpec(symbols=("BTCUSDT",)),
     features=("price", "volume", "spread", "book", "funding", "clock", "order_flow"),
-    labels=PlanLabelSpec(heads=five_models(), plan=PricePlan()),
+    labels=PlanLabelSpec(heads=five_models(), plan=PricePlan(target_distance_bps=60.0, stop_distance_bps=30.0)),
     folds=FoldSpec(scheme="cpcv", n_groups=4, n_test_groups=2, tune_share=0.25, locked_share=0.15, stress_share=0.1),
     members=(LinearHeadsSpec(), TreeHeadsSpec(rounds=120)),
     training=TrainingSpec(seed=7, threads=1, serving_batch=64, row_cap=60_000),
