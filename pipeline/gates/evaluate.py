@@ -299,6 +299,7 @@ GATES: dict[str, Gate] = {
     "replay": _equal("replay_differences", "replayed scores that differ from the training run's"),
     "weights": _equal("weights_differences", "files that do not hash to what the training run recorded"),
     "refit_correlation": refit_correlation,
+    "conformance": _equal("conformance_differences", "vector values of the contract that the bundle gives otherwise"),
 }
 
 

@@ -23,17 +23,19 @@ from pipeline.models.members import FittedMember, fit_member
 from pipeline.models.scoring import Scorer
 from pipeline.reports.figures import verdicts_figure
 from pipeline.serving.bundle import ENSEMBLE, POLICY, STUDY, Bundle, load_bundle, write_bundle
+from pipeline.serving.contract import check_conformance, contract_files
 from pipeline.serving.parts import Part, ensemble_file
 from pipeline.spec import Spec
 from pipeline.stages.contract import Reader, Stage, StageResult
 from pipeline.stages.decisions import decisions
 from pipeline.stages.evaluation import evaluation_hash
-from pipeline.stages.pinned import PIN_FILE, read_labels
+from pipeline.stages.pinned import PIN_FILE, read_labels, scored
 from pipeline.stages.research import average_calibrated, read_calibrators, read_policy, read_weights, weighed
 from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
 REPLAY_SESSIONS = 20
+VECTORS = 64
 BUNDLE_FILE = "bundle.json"
 
 
@@ -70,7 +72,9 @@ class Assembled:
 def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
     """Refit the ensemble on all pinned history, or take every split's fits; pack the bundle, and judge it."""
     made = _refitted(study, read) if study.ensemble.splits == "production" else _kept(study, read)
-    bundle = write_bundle(read.stores.bundles, _files(study, made), _manifest(study, read, made))
+    files, manifest = _files(study, made), _manifest(study, read, made)
+    files |= contract_files(files, manifest, lambda: _spread_rows(study, read))
+    bundle = write_bundle(read.stores.bundles, files, manifest)
     verdicts = evaluate(_evidence(study, read, bundle, made), study.promotion, side="candidate")
     return StageResult(
         tables={"verdicts": verdicts, "search": made.search, "certificate": made.certificate},
@@ -84,6 +88,13 @@ def run_candidate(study: Study, read: Reader, _: str) -> StageResult:
         },
         figures={"gates": partial(verdicts_figure, verdicts)},
     )
+
+
+def _spread_rows(study: Study, read: Reader) -> pl.DataFrame:
+    """Features of rows spread evenly over the newest pinned month, for vectors that another runtime can replay."""
+    newest = list(read.versions("features"))[-1]
+    rows = scored(study, read, read.table("features", "features", partitions=[newest]))
+    return rows.gather_every(max(len(rows) // VECTORS, 1)).head(VECTORS)
 
 
 def _refitted(study: Study, read: Reader) -> Assembled:
@@ -214,6 +225,7 @@ def _evidence(study: Study, read: Reader, bundle: Bundle, made: Assembled) -> Ev
             "replay_differences": float(replay_differences),
             "weights_differences": float(weights_differences),
             "refit_correlation": _correlation(study, read, loaded),
+            "conformance_differences": float(len(check_conformance(loaded))),
         },
     )
 

@@ -44,7 +44,9 @@ def run_panel(study: Study, read: Reader, month: str) -> StageResult:
         tables={
             "panel": tables.panel.frame,
             "books": tables.books.with_columns(session=pl.col(MINUTE).dt.date()).select(*KEY, pl.exclude(*KEY)),
-            "funding": tables.funding.with_columns(session=pl.col("funding_time").dt.date()),
+            "funding": tables.funding.with_columns(session=pl.col("funding_time").dt.date()).filter(
+                pl.col("session").is_in(days)  # the day before is the month's before
+            ),
             "patches": tables.patches,
             "exclusions": tables.exclusions,
             "quarantine": tables.quarantine,

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.backtests.plan_books import excess_over_random_minutes, plan_equity, plan_metrics, session_returns
 from pipeline.backtests.plan_referee import impossible_trades
 from pipeline.fingerprints import canonical_json
-from pipeline.folds.named import SEALED, TUNE_INNER
+from pipeline.folds.named import SEALED_SPLITS, TUNE_INNER
 from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
 from pipeline.labels.minute_spec import PlanLabelSpec
@@ -164,7 +164,7 @@ def _stretch(study: Study, book: str, group: int, split: str) -> str:
     """Name of the stretch that a block belongs to: the two sealed ones by theirs, a path's by its split."""
     if book != LOCKED:
         return split
-    return SEALED[group - study.folds.n_groups]
+    return SEALED_SPLITS[group - study.folds.n_groups]
 
 
 def _sessions(books: Mapping[tuple[str, int, str], pl.DataFrame]) -> pl.DataFrame:
@@ -184,7 +184,7 @@ def _verdict(study: Study, trades: pl.DataFrame, policies: Mapping[str, Spec]) -
     if not study.folds.stress_share or not isinstance(config, ManagerConfig):
         return None
     sealed = trades.filter(pl.col("book") == LOCKED)
-    by_stretch = {name: sealed.filter(pl.col("eval_split") == name).drop("book") for name in SEALED}
+    by_stretch = {name: sealed.filter(pl.col("eval_split") == name).drop("book") for name in SEALED_SPLITS}
     return judge(by_stretch, config, _numbers(study)).model_dump(mode="json")
 
 

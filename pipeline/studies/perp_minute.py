@@ -55,6 +55,7 @@ STUDY = Study(
             GateSpec(name="replay", bound=0, applies_to="candidate"),
             GateSpec(name="weights", bound=0, applies_to="candidate"),
             GateSpec(name="refit_correlation", bound=0.5, applies_to="candidate"),
+            GateSpec(name="conformance", bound=0, applies_to="candidate"),
         ),
     ),
 )
