@@ -129,8 +129,7 @@ def part_scores(
 def predicted(bundle: Bundle, scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """The row's key, `<head>_pred` and `score` of each part's raw scores, calibrated and averaged."""
     calibrated = [bundle.calibrators[name].apply(raw) for name, raw in scores.items()]
-    averaged = average_members(calibrated, bundle.heads, bundle.selector.alpha, bundle.weights)
-    return canonical(averaged.select(*bundle.row_key, pl.selectors.ends_with("_pred"), "score"), bundle.row_key)
+    return canonical(average_members(calibrated, bundle.heads, bundle.selector.alpha, bundle.weights), bundle.row_key)
 
 
 def named_scores(bundle: Bundle, scores: Mapping[str, pl.DataFrame]) -> pl.DataFrame:

@@ -16,6 +16,9 @@ from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.spec import CalibrationSpec
 from pipeline.features.minutes.schema import ORDER, order_hash
 from pipeline.fingerprints import canonical_json, hash_bytes
+from pipeline.labels.minute_models import five_models
+from pipeline.labels.minute_spec import PlanLabelSpec
+from pipeline.labels.price_plan import PricePlan
 from pipeline.models.members import FittedMember, fit_member
 from pipeline.models.preparing import prepare
 from pipeline.positions.manager_spec import ManagerConfig, OpenThresholds, SideThresholds, Sizing
@@ -28,7 +31,8 @@ CONFIG = ManagerConfig(
     open=OpenThresholds(long=SIDE, short=SIDE, min_direction_margin=0.02, max_market_risk=0.7),
     sizing=Sizing(min_edge_bps=-1.0),
 )
-STUDY = REAL.model_copy(update={"members": FAMILIES})
+LABELS = PlanLabelSpec(heads=five_models(), plan=PricePlan())  # not the study's own, which may be retuned
+STUDY = REAL.model_copy(update={"members": FAMILIES, "labels": LABELS})
 SCHEMA = ORDER[: len(FEATURES)]
 PARTS = (Part(FAMILIES[0].name, "production", 0.75), Part(FAMILIES[1].name, "production", 0.25))
 ALPHA = STUDY.policy.alpha
