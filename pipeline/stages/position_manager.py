@@ -205,14 +205,20 @@ def _optimism(
 def evidence(study: Study, read: Reader) -> dict[str, Any]:
     """What the referee says of the trades, the cost they were charged, and why the sealed pair refuses."""
     trades, plan = read.table("backtest", "trades"), price_plan(study)
-    bars = bars_in_truth(read, trades["session"].unique().sort().to_list())
-    wrong = impossible_trades(trades, bars, plan, _manager(study).base.add.cooldown_minutes)
     reasons = read.metadata("backtest")["verdict"].get("reasons")
     return {
         "facts": {
-            "impossible_fills": float(len(wrong)),
+            "impossible_fills": float(_impossible(study, read, trades)),
             "fills": float(len(trades)),
             "cost_bps": plan.cost_bps,
         },
         "reasons": None if reasons is None else tuple(reasons),
     }
+
+
+def _impossible(study: Study, read: Reader, trades: pl.DataFrame) -> int:
+    """Rules that the referee finds broken by any trade."""
+    if trades.is_empty():
+        return 0
+    bars = bars_in_truth(read, trades["session"].unique().sort().to_list())
+    return len(impossible_trades(trades, bars, price_plan(study), _manager(study).base.add.cooldown_minutes))
