@@ -196,6 +196,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     diagnose.add_argument("name", nargs="?", default="", help="which one; without it, all are listed")
 
+    prove = add(
+        "prove",
+        commands.prove,
+        "Put the house's claims to tests that could refute them, and write the page of what was found.",
+        "proof",
+    )
+    prove.add_argument("names", nargs="*", default=[], help="which proofs; without a name, all of them")
+    prove.add_argument("--small", action="store_true", help="the size that the tests run; nothing is published")
+    prove.add_argument("--output", default="", help="page to write (else docs/proof.md; proof.md in the home if small)")
+
     add("prune", commands.prune, "Delete superseded stage results that no champion, pin or record reaches.")
 
     add(

@@ -28,6 +28,7 @@ from resources.freshness import latest_decided
 
 Command = Callable[[Path, argparse.Namespace], int | None]
 PROJECT = Path(__file__).resolve().parent.parent
+PAGE = Path("docs") / "proof.md"
 TEMPLATE = PROJECT / "dagster_home" / "dagster.yaml"
 
 @contextmanager
@@ -344,6 +345,25 @@ def diagnose(home: Path, arguments: argparse.Namespace) -> int:
         runner.stages([diagnostic.name])
     console.finish(f"report {show(environment, diagnostic)}")
     return 0
+
+
+def prove(home: Path, arguments: argparse.Namespace) -> int:
+    """Run proofs one after the other; 1 when one is broken, after all have run."""
+    from assets.proof.contract import HELD
+    from assets.proving import PUBLISHED, asked_for, run_proof, write_page
+    from assets.stage_runner import paced
+
+    console, size = Console("prove"), "small" if arguments.small else PUBLISHED
+    wanted, broken = asked_for(arguments.names), 0
+    page = Path(arguments.output) if arguments.output else home / "proof.md" if arguments.small else PROJECT / PAGE
+    for proof in wanted:
+        with paced(lambda text, done, name=proof.name: console.progress(f"{name}: {text}, {done:.0%}")) as progress:
+            said = run_proof(proof, size, home, progress).said
+        console.step(f"{proof.name}: {said['status']}", said["seconds"])
+        broken += said["status"] != HELD
+        write_page(home, size, page)
+    console.finish(f"{len(wanted) - broken} of {len(wanted)} held; page {page}")
+    return 1 if broken else 0
 
 
 def prune(home: Path, _: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from assets.runs import Build, Runner
 from assets.schedules import SESSION_TAG
 from pipeline.clock import instant
 from pipeline.errors import IncompleteTables, RetryableVendorError
-from pipeline.serving.records import write_no_selection
+from pipeline.serving.records import BOOKS, write_no_selection
 from pipeline.stages.contract import months
 from pipeline.study import Study
 from resources.environments import Environment
@@ -60,7 +60,9 @@ def _no_selection_on_failure(runner: Runner, session: date) -> Iterator[None]:
     except Exception as failure:
         retried = isinstance(failure, RETRIED) and not deadline_passed(environment, study, session)
         if not retried:
-            write_no_selection(environment.records(study.name), session, str(failure).splitlines()[0])
+            write_no_selection(
+                environment.records(study.name), session, str(failure).splitlines()[0], BOOKS[study.policy.family]
+            )
         raise
 
 

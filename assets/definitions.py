@@ -8,6 +8,7 @@ from assets.checks import build_checks
 from assets.daily import build_daily_job
 from assets.jobs import build_jobs
 from assets.partitions import Partitions, Stretch
+from assets.proofs import build_proofs
 from assets.schedules import build_schedules
 from assets.study_graph import build_study
 from assets.vendor_tables import build_manifest, build_vendor_table
@@ -24,7 +25,7 @@ def build_definitions(environment: Environment) -> dg.Definitions:
     partitions = _partitions(environment)
     tables = [environment.tables[name] for name in study.table_names]
     assets = [build_vendor_table(study, spec, partitions) for spec in tables]
-    assets += [build_manifest(study, tables), *build_study(study, partitions)]
+    assets += [build_manifest(study, tables), *build_study(study, partitions), *build_proofs()]
     return dg.Definitions(
         assets=assets,
         asset_checks=build_checks(study, tables),

@@ -1,0 +1,182 @@
+"""Running proofs, keeping what they found, and writing the page that publishes it. What is proved is in `proof/`.
+
+    <home>/proof/<size>/<name>/work/         the proof's own folder; an interrupted one goes on there
+    <home>/proof/<size>/<name>/result.json   what it found
+    <home>/proof/<size>/<name>/*.png
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.registry import PROOFS
+from pipeline.diagnostics.finding import Finding
+from pipeline.errors import BadInput
+from pipeline.files import replace_if_changed
+from pipeline.fingerprints import canonical_json
+from pipeline.reports.html import Section
+
+RESULT = "result.json"
+SHOWN = 60  # rows of a table on the page; the rest is counted
+PUBLISHED: Size = "full"
+HEAD = """# Proof
+
+What the project claims, put to tests that could refute it. Every figure here comes from one command:
+
+```
+foldgate prove
+```
+
+`foldgate prove --small` puts the same code through the same tests at the size that `make test` runs, in minutes. A
+proof that holds says what was tried, not that nothing else exists: the last line of each says what it cannot see.
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A proof's stored finding.
+
+    Parameters
+    ----------
+    said : dict
+        `status`, `score`, `text`, `seconds`, `counts`, `tables` (name -> columns, rows, total), `pictures`.
+    folder : Path
+        Where its pictures lie.
+    """
+
+    said: dict[str, Any]
+    folder: Path
+
+
+def asked_for(names: Sequence[str]) -> list[Proof]:
+    """The named proofs in their order; all of them without a name.
+
+    Raises
+    ------
+    BadInput
+        There is no such proof.
+    """
+    known = [proof.name for proof in PROOFS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BadInput("a proof is registered", ", ".join(unknown), f"one of {', '.join(known)}")
+    return [proof for proof in PROOFS if not names or proof.name in names]
+
+
+def run_proof(proof: Proof, size: Size, home: Path, progress: Progress) -> Result:
+    """Run a proof and keep what it found; what an interrupted run left in its folder is used again."""
+    folder = home / "proof" / size / proof.name
+    work = folder / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    found = proof.run(size, work, progress)
+    if found.status not in (HELD, BROKEN):
+        raise BadInput(f"a proof is {HELD} or {BROKEN}", f"{proof.name}: {found.status}", "correct the proof")
+    result = _kept(folder, found, round(time.perf_counter() - started, 1))
+    shutil.rmtree(work)
+    return result
+
+
+def _kept(folder: Path, found: Finding, seconds: float) -> Result:
+    pictures = {f"{proof_file(title)}.png": draw() for title, draw in found.figures.items()}
+    for name, data in pictures.items():
+        replace_if_changed(folder / name, data)
+    said = {
+        "status": found.status,
+        "score": found.score,
+        "text": found.text,
+        "seconds": seconds,
+        "counts": dict(found.counts),
+        "tables": {name: _table(frame) for name, frame in found.tables.items()},
+        "pictures": dict(zip(found.figures, pictures, strict=True)),
+    }
+    replace_if_changed(folder / RESULT, canonical_json(said).encode())
+    return Result(json.loads(canonical_json(said)), folder)
+
+
+def _table(frame: pl.DataFrame) -> dict[str, Any]:
+    return {"columns": frame.columns, "rows": [list(row) for row in frame.head(SHOWN).rows()], "total": len(frame)}
+
+
+def proof_file(title: str) -> str:
+    """A title as a file name."""
+    return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())
+
+
+def held(home: Path, size: Size, proof: Proof) -> Result | None:
+    """What a proof found last; None where it never ran to its end."""
+    folder = home / "proof" / size / proof.name
+    path = folder / RESULT
+    return Result(json.loads(path.read_bytes()), folder) if path.exists() else None
+
+
+def write_page(home: Path, size: Size, target: Path) -> None:
+    """The page of everything that ran at that size, its pictures beside it in a folder of its name."""
+    results = {proof.name: held(home, size, proof) for proof in PROOFS}
+    lines = [HEAD, "| claim | outcome | figure | took |", "|---|---|---|---|"]
+    for proof in PROOFS:
+        found = results[proof.name]
+        row = ("not run", "", "") if found is None else _summary(found.said)
+        lines.append(f"| [{proof.title}](#{proof.title.lower().replace(' ', '-')}) | " + " | ".join(row) + " |")
+    for proof in PROOFS:
+        lines += _section(proof, results[proof.name], target)
+    replace_if_changed(target, ("\n".join(lines).rstrip() + "\n").encode())
+
+
+def _summary(said: dict[str, Any]) -> tuple[str, str, str]:
+    score = "" if said["score"] is None else cell(said["score"])
+    return said["status"], score, f"{said['seconds']:.0f} s"
+
+
+def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
+    lines = ["", f"## {proof.title}", "", proof.claims]
+    if found is None:
+        return [*lines, "", f"Not run: `foldgate prove {proof.name}`."]
+    lines += ["", f"**{found.said['status']}.** {found.said['text']}"]
+    for title, name in found.said["pictures"].items():
+        copy = target.with_suffix("") / f"{proof.name}_{name}"
+        replace_if_changed(copy, (found.folder / name).read_bytes())
+        lines += ["", f"![{title}]({target.stem}/{copy.name})"]
+    for title, table in list(found.said["tables"].items()):
+        lines += ["", f"{title}:", "", *markdown(table)]
+    return [*lines, "", f"*What it cannot see:* {proof.cannot_see}"]
+
+
+def markdown(table: dict[str, Any]) -> list[str]:
+    """Lines of a stored table; rows that are not held are counted."""
+    lines = ["| " + " | ".join(table["columns"]) + " |", "|" + "---|" * len(table["columns"])]
+    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in table["rows"]]
+    left = table["total"] - len(table["rows"])
+    return [*lines, "", f"… and {left} rows more."] if left > 0 else lines
+
+
+def cell(value: object) -> str:
+    """A value in a table of the page."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def proof_section(home: Path) -> Section | None:
+    """Which proofs ran in this home and what they said, for the report; None where none did."""
+    rows = []
+    for proof in PROOFS:
+        for size in ("full", "small"):
+            found = held(home, size, proof)
+            if found is not None:
+                said = found.said
+                rows.append({"claim": proof.title, "size": size, "outcome": said["status"], "figure": said["score"]})
+                break
+    words = "What the checks can catch, measured; docs/proof.md says what each cannot see."
+    return Section("Proof", words, tables={"proofs": pl.DataFrame(rows)}) if rows else None
