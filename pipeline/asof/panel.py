@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.asof.build import CONTEXT_SESSIONS, Build, prepare
+from pipeline.asof.certificate import require_listed
 from pipeline.asof.dense import Dense, dense
 from pipeline.asof.identity import BOARDS
 from pipeline.asof.intraday import BAR_FIELDS, Minutes, minutes
@@ -83,15 +84,19 @@ def build_panel(
         Without `stock_basic`, `daily` or `adj_factor`.
     BadInput
         Sessions with gaps, or an earlier session of which only the revisions were handed in.
+    LookAheadError
+        The certificate found a row of a name that was not listed: a defect in the universe.
     """
     build = prepare(raw, calendar, sessions, market)
     audited = _audited(build)
     flagged = audited.frame.with_columns(*exclusion_flags(universe), *blocks())
     flagged = flagged.with_columns(exclusion=first_exclusion())
+    panel = flagged.with_columns(eligible=pl.col("exclusion").is_null()).select(PANEL_COLUMNS)
+    require_listed(panel, raw)
     cell_row = build.cell_rows(np.arange(build.first_row, len(build.listing.cells)))
     bars = minutes(build.versions.get("stk_mins"), cell_row, build.window, market.bars_per_session)
     return PanelTables(
-        AsOf(flagged.with_columns(eligible=pl.col("exclusion").is_null()).select(PANEL_COLUMNS)),
+        AsOf(panel),
         patches_of(build),
         every_exclusion(flagged),
         quarantined(audited, bars, build),

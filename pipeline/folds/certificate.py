@@ -9,13 +9,55 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
+import polars as pl
 
+from pipeline.errors import LookAheadError
 from pipeline.folds.purging import Spans
 from pipeline.folds.sessions import FIT, TEST, TUNE
+from pipeline.frames import row_key
+
+
+def require_apart(rows: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one fit, if no span of theirs meets one that it must not know.
+
+    The last check before anything is fitted: it reads the roles that the fit is handed and the labels as they are
+    stored, whoever divided them.
+
+    Parameters
+    ----------
+    rows : pl.DataFrame
+        The key and `role`.
+    labels : pl.DataFrame
+        The key, `label_start`, `label_end`.
+
+    Raises
+    ------
+    LookAheadError
+        A fit or tune row meets a test row, or a fit row a tune row.
+    """
+    key = list(row_key(rows))
+    spans = rows.join(labels.select(*key, "label_start", "label_end"), on=key).drop_nulls(["label_start", "label_end"])
+    start, end, role = (spans[name].to_numpy() for name in ("label_start", "label_end", "role"))
+    fit, tune, test = (role == name for name in ("fit", "tune", "test"))
+    met = _meeting(start, end, fit | tune, test) + _meeting(start, end, fit, tune)
+    if met:
+        raise LookAheadError(
+            "no row of a fit has a label span that meets a row it must not know",
+            f"{met} of {np.count_nonzero(fit | tune)} rows",
+            "divide the rows by the stored labels: `folds.splits`",
+        )
+    return rows
+
+
+def _meeting(start: np.ndarray, end: np.ndarray, train: np.ndarray, seen: np.ndarray) -> int:
+    """Training spans that meet a seen one: more of these have begun before its end than have ended by its start."""
+    begun = np.searchsorted(np.sort(start[seen]), end[train], side="left")
+    over = np.searchsorted(np.sort(end[seen]), start[train], side="right")
+    return int(np.count_nonzero(begun > over))
 
 
 def certify(
-    spans: Spans, role: np.ndarray, cause: np.ndarray, causes: Sequence[str], stress: np.ndarray
+    spans: Spans, role: np.ndarray, cause: np.ndarray, causes: Sequence[str], stress: np.ndarray, embargo: int = 0
 ) -> dict[str, int | None]:
     """Rows and sessions by role, rows by cause, overlaps and the smallest gap of one split.
 
@@ -29,6 +71,8 @@ def certify(
         Names of the codes.
     stress : bool array [kinds]
         Test spans of a stress stretch; those of the locked stretch before it may not meet them.
+    embargo : int
+        Places of the axis after a test block in which no training span may start; one that does counts as overlapping.
     """
     fit, tune, test = ((role == code) & (cause == 0) for code in (FIT, TUNE, TEST))
     facts: dict[str, int | None] = {}
@@ -42,8 +86,23 @@ def certify(
     by_test, gap = overlap_and_gap(*known, fit | tune, test, spans.length)
     by_tune, _ = overlap_and_gap(*known, fit, tune, spans.length)
     by_stress, _ = overlap_and_gap(*known, test & ~stress, test & stress, spans.length)
-    overlapping = by_test + by_tune + by_stress
+    apart = spans.end >= 0
+    overlapping = by_test + by_tune + by_stress + _embargoed(spans, apart & (fit | tune), apart & test, embargo)
     return facts | {"overlap_rows": overlapping, "min_gap_sessions": gap // spans.ticks if gap >= 0 else None}
+
+
+def _embargoed(spans: Spans, train: np.ndarray, test: np.ndarray, embargo: int) -> int:
+    """Training rows that start within the embargo after the last label of a run of tested sessions."""
+    if not embargo or not test.any():
+        return 0
+    place = np.searchsorted(np.unique(spans.session), spans.session)
+    tested = np.unique(place[test])
+    run = np.cumsum(np.diff(tested, prepend=tested[0]) > 1)
+    of_test = run[np.searchsorted(tested, place[test])]
+    last = np.zeros(run[-1] + 1, np.int64)
+    np.maximum.at(last, of_test, spans.end[test])
+    after = spans.start[train, None] - last[None, :]
+    return int(spans.rows[train][((after >= 0) & (after < embargo)).any(axis=1)].sum())
 
 
 @numba.njit(cache=True)

@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.calendars import Calendar
 from pipeline.errors import BadInput, LookAheadError
-from pipeline.folds.certificate import certify
+from pipeline.folds.certificate import certify, require_apart
 from pipeline.folds.paths import PATHS_SCHEMA, paths_of
 from pipeline.folds.purging import KEPT, SPAN, Spans, purge
 from pipeline.folds.sessions import (
@@ -50,8 +50,9 @@ class Folds:
         `path`, `group`, `split`.
     certificate : pl.DataFrame
         One row a split: `<role>_rows` and `<role>_sessions` that are left, `purged_<cause>` and `open_rows`,
-        `overlap_rows` (0), `min_gap_sessions` between a training and a test span, and how often its tested
-        sessions are tested in all splits (`tested_min`, `tested_max`, `tested_expected`); null if untested.
+        `overlap_rows` (0; training rows inside an embargo count too), `min_gap_sessions` between a training and a test
+        span, and how often its tested sessions are tested in all splits (`tested_min`, `tested_max`,
+        `tested_expected`); null if untested.
     """
 
     split_sessions: pl.DataFrame
@@ -156,6 +157,17 @@ def roles(folds: Folds, split: str, rows: pl.DataFrame) -> pl.Series:
     return found.select(role.alias("role")).to_series()
 
 
+def fit_rows(folds: Folds, split: str, labels: pl.DataFrame) -> pl.DataFrame:
+    """The key and `role` of labelled rows in a split, certified against their stored spans: what a fit is handed.
+
+    Raises
+    ------
+    LookAheadError
+        A row that the fit reads knows the time of one that it must not know.
+    """
+    return require_apart(labels.select(row_key(labels)).with_columns(role=roles(folds, split, labels)), labels)
+
+
 def _labelled(spans: Spans) -> np.ndarray:
     """Ordinals of the sessions with at least one known label, ascending."""
     sessions = np.unique(spans.session[spans.end >= 0])
@@ -180,14 +192,15 @@ def _divide(
         kind_role, cause = _purge_split(spans, at, used, role, stress, spec.embargo_sessions)
         rows = spans.unfold(cause > 0)
         purged.append(_named(split, spans.keys[rows], "cause", CAUSES, cause[spans.kind[rows]]))
-        facts = certify(spans, kind_role, cause, CAUSES, stress) | _coverage(split, tested[role == TEST], spec)
+        facts = certify(spans, kind_role, cause, CAUSES, stress, spec.embargo_sessions * spans.ticks)
+        facts |= _coverage(split, tested[role == TEST], spec)
         certificate.append(pl.DataFrame({"split": [split]} | {name: [n] for name, n in facts.items()},
                                         schema_overrides=dict.fromkeys(facts, pl.Int64)))
     folds = Folds(_session_table(spans, sessions, groups, roles_of), pl.concat(purged), paths,
                   pl.concat(certificate))
     leaks = folds.certificate.filter(pl.col("overlap_rows") > 0)
     if not leaks.is_empty():
-        raise LookAheadError("no training span may meet a test span, no fit span a tune, no locked span a stress span",
+        raise LookAheadError("no training span may meet a test span or its embargo, no fit span a tune span",
                              leaks.select("split", "overlap_rows").rows(), "report this: the purge is wrong")
     return folds
 

@@ -16,7 +16,7 @@ from pipeline.calibration.weights import EnsembleWeights
 from pipeline.features.plan import plan
 from pipeline.fingerprints import canonical_json, hash_bytes
 from pipeline.folds.spec import LOCKED, PRODUCTION
-from pipeline.folds.splits import Folds, production_folds, roles
+from pipeline.folds.splits import Folds, fit_rows, production_folds
 from pipeline.gates.evaluate import Evidence, evaluate
 from pipeline.gates.statistics import spearman
 from pipeline.models.members import FittedMember, fit_member
@@ -47,6 +47,8 @@ class Trained:
     ----------
     hashes : mapping
         File -> sha256 that the training run recorded.
+    calibrated : str
+        sha256 of the calibrators that were fitted on this split's tune rows for this member.
     scores : DataFrame
         Its raw scores of the last `REPLAY_SESSIONS` sessions that it scored; all of them would not fit in memory.
     """
@@ -56,6 +58,7 @@ class Trained:
     hashes: Mapping[str, str]
     scores: pl.DataFrame
     calibrators: Calibrators
+    calibrated: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def _refitted(study: Study, read: Reader) -> Assembled:
             {file: hash_bytes(data) for file, data in fitted[name].files.items()},
             _last_sessions(fitted[name].scores),
             calibrators[name],
+            hash_bytes(calibrators[name].to_json()),
         )
         for name, weight in weights.by_member.items()
     ]
@@ -124,7 +128,7 @@ def _refitted(study: Study, read: Reader) -> Assembled:
 
 def _fit(study: Study, read: Reader, labels: pl.DataFrame, folds: Folds) -> dict[str, FittedMember]:
     """Member -> its fit on the production split, in the ensemble's order."""
-    rows = labels.select(study.row_key).with_columns(role=roles(folds, PRODUCTION, labels))
+    rows = fit_rows(folds, PRODUCTION, labels)
     chosen = [member for member in study.members if member.name in study.ensemble_names]
     fitted: dict[str, FittedMember] = {}
     for i, member in enumerate(chosen):
@@ -171,7 +175,8 @@ def _as_recorded(read: Reader, part: Part) -> Trained:
     hashes = {name: h for name, h in read.files("models", partition).items() if not name.startswith("checkpoints/")}
     files = {name: read.file("models", name, partition) for name in hashes}
     scores = _last_sessions(read.table("models", "scores", partitions=[partition]))
-    return Trained(part, files, hashes, scores, read_calibrators(read, part.split, part.member))
+    calibrated = read.files("calibrators", part.split)[f"{part.member}.json"]
+    return Trained(part, files, hashes, scores, read_calibrators(read, part.split, part.member), calibrated)
 
 
 def _last_sessions(scores: pl.DataFrame) -> pl.DataFrame:
@@ -219,6 +224,7 @@ def _evidence(study: Study, read: Reader, bundle: Bundle, made: Assembled) -> Ev
         weights_differences += sum(
             hash_bytes(loaded.files[each.part.file(name)]) != digest for name, digest in each.hashes.items()
         )
+        weights_differences += hash_bytes(loaded.files[each.part.calibrators]) != each.calibrated
     return Evidence(
         subject=bundle.hash,
         facts={

@@ -12,7 +12,7 @@ from pipeline.calibration.calibrators import Calibrators, fit_calibrators
 from pipeline.calibration.reliability import reliability_before_after
 from pipeline.calibration.weights import EnsembleWeights, ensemble_weights
 from pipeline.fingerprints import canonical_json
-from pipeline.folds.splits import make_folds, roles
+from pipeline.folds.splits import fit_rows, make_folds
 from pipeline.models.members import fit_member
 from pipeline.reports.figures import curves_figure, folds_figure, reliability_figure
 from pipeline.spec import Spec
@@ -52,7 +52,7 @@ def run_models(study: Study, read: Reader, partition: str) -> StageResult:
     split, name = partition.split("|")
     member = next(member for member in study.members if member.name == name)
     labels = read_labels(study, read)
-    rows = labels.select(study.row_key).with_columns(role=roles(read_folds(read), split, labels))
+    rows = fit_rows(read_folds(read), split, labels)
     fitted = fit_member(
         member,
         study.training,

@@ -7,8 +7,11 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
+from pipeline.asof import universe
+from pipeline.asof.certificate import require_listed
 from pipeline.asof.panel import summary
 from pipeline.asof.spec import UniverseSpec
+from pipeline.errors import LookAheadError
 from tests.asof.markets import UNIVERSE, Market, at, cell, faults, reasons
 
 WEEK = Market.over(date(2024, 1, 1), date(2024, 1, 5))
@@ -98,6 +101,24 @@ def test_bse_starts_with_its_exchange():
         (date(2021, 11, 16), 1),
     ]
     assert faults(tables) == [(day, "830799.BJ", "daily", "not_listed") for day in market.sessions[:2]]
+
+
+def test_a_row_before_its_board_opened_is_refused(monkeypatch):
+    """Pins: a universe that lets Select-layer sessions in, and a panel that nobody holds against the dated rules."""
+    monkeypatch.setattr(universe, "BSE_OPENING", date(1990, 1, 1))
+    market = Market.over(date(2021, 11, 11), date(2021, 11, 16)).lists("830799.BJ", date(2020, 7, 27))
+    with pytest.raises(LookAheadError, match="2 of 4 rows before its board opened"):
+        market.trades("830799.BJ").build()
+
+
+def test_a_row_before_its_listing_or_after_its_delisting_is_refused():
+    """Pins: a referee that repeats what the universe decided; it is handed rows that the universe never made."""
+    market = WEEK.lists("600000.SH", MON, delisted=FRI).trades("600000.SH")
+    panel, raw = market.build().panel.frame, market.raw()
+    require_listed(panel, raw)
+    for moved, what in ((-30, "before its listing"), (30, "after its delisting")):
+        with pytest.raises(LookAheadError, match=what):
+            require_listed(panel.with_columns(pl.col("session") + pl.duration(days=moved)), raw)
 
 
 def test_boards_outside_the_universe_are_rows_with_a_reason():

@@ -13,11 +13,11 @@ from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from pipeline.calendars import Calendar
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, LookAheadError
 from pipeline.folds.certificate import certify
 from pipeline.folds.purging import Spans
 from pipeline.folds.spec import LOCKED, PRODUCTION, FoldSpec
-from pipeline.folds.splits import CAUSES, Folds, make_folds, production_folds, roles
+from pipeline.folds.splits import CAUSES, Folds, fit_rows, make_folds, production_folds, roles
 from tests.folds.panels import balanced, labelled, unbalanced, weekdays
 from tests.oracles.folds_bruteforce import brute_force_roles
 
@@ -191,6 +191,30 @@ def test_the_referee_sees_locked_rows_that_reach_into_the_stress_stretch() -> No
     stress = np.array([False, False, True, True])
     assert certify(spans, role, np.zeros(4, np.int8), CAUSES, stress)["overlap_rows"] == 1
     assert certify(spans, role, np.array([0, 1, 0, 0], np.int8), CAUSES, stress)["overlap_rows"] == 0
+
+
+def test_the_referee_sees_rows_inside_an_embargo() -> None:
+    """An embargo that the purge forgets while the certificate counts spans only: it read 0 for all of these rows."""
+    calendar = weekdays(40)
+    labels = labelled(calendar, [(0, "a", 0, 1), (4, "a", 4, 7), (8, "a", 8, 9), (9, "a", 9, 10)])
+    spans, none = Spans.from_labels(labels, calendar), np.zeros(4, bool)
+    role = np.array([0, 2, 0, 0], np.int8)
+    kept, purged = np.zeros(4, np.int8), np.array([0, 0, 2, 2], np.int8)
+    assert [certify(spans, role, kept, CAUSES, none, embargo)["overlap_rows"] for embargo in (0, 2, 3)] == [0, 1, 2]
+    assert certify(spans, role, purged, CAUSES, none, 3)["overlap_rows"] == 0
+
+
+def test_a_fit_is_refused_rows_whose_stored_spans_meet() -> None:
+    """Folds that were divided by other spans than the labels have: their own certificate is green."""
+    calendar = weekdays(60)
+    labels, shorter = balanced(calendar, 40), balanced(calendar, 40, length=1)
+    spec = FoldSpec(n_groups=3, n_test_groups=1, locked_share=0.0)
+    handed = fit_rows(make_folds(labels, calendar, spec), "cpcv_01", labels)
+    assert {*handed["role"]} == {"fit", "tune", "test", "purged"}
+    folds = make_folds(shorter, calendar, spec)
+    assert folds.certificate["overlap_rows"].sum() == 0
+    with pytest.raises(LookAheadError, match="of a fit has a label span"):
+        fit_rows(folds, "cpcv_01", labels)
 
 
 @pytest.mark.parametrize(
