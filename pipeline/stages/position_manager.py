@@ -145,19 +145,31 @@ def _books(
 def _trades(
     study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
 ) -> pl.DataFrame:
-    """`book` and the columns of a trade; a position ends with its block, nothing carries over."""
+    """`book` and the columns of a trade; every block under its own split's thresholds."""
     return pl.concat(part for part in _runs(study, books, policies))
 
 
 def _runs(
     study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
 ) -> Iterator[pl.DataFrame]:
-    plan = _numbers(study)
+    """Blocks of a book follow each other in time: what a block still holds, the next one waits for."""
+    plan, held = _numbers(study), dict[str, pl.DataFrame]()
     for (book, group, split), rows in books.items():
         config = policies[split]
         assert isinstance(config, ManagerConfig)
-        made = run(rows, config, plan, _stretch(study, book, group, split))
+        free = _free_rows(rows, held[book], config) if book in held else rows
+        made = run(free, config, plan, _stretch(study, book, group, split))
+        held[book] = pl.concat([held[book], made]) if book in held else made
         yield made.select(pl.lit(book).alias("book"), *TRADE_SCHEMA)
+
+
+def _free_rows(rows: pl.DataFrame, trades: pl.DataFrame, config: ManagerConfig) -> pl.DataFrame:
+    """Rows at which no earlier position of their symbol is open, or cools down."""
+    wait = pl.duration(minutes=config.add.cooldown_minutes)
+    busy = trades.group_by("instrument").agg((pl.col("exit_at").max() + wait).alias("busy_until"))
+    entered = pl.col("minute") + pl.duration(minutes=1)
+    free = pl.col("busy_until").is_null() | (entered >= pl.col("busy_until"))
+    return rows.join(busy, on="instrument", how="left", maintain_order="left").filter(free).drop("busy_until")
 
 
 def _stretch(study: Study, book: str, group: int, split: str) -> str:
