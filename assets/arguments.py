@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 
 import polars as pl
 
@@ -21,6 +21,22 @@ def day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise BadInput("a day is written YYYY-MM-DD", text, "for example 2026-09-30") from None
+
+
+def minute(environment: Environment, text: str) -> datetime:
+    """The open of a minute, in UTC, written as 2026-06-30T13:05; its day is a session."""
+    rule, remedy = "a minute is named by its open in UTC, YYYY-MM-DDTHH:MM", "for example 2026-06-30T13:05"
+    try:
+        wanted = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(rule, text or "(nothing)", remedy) from None
+    if re.fullmatch(r"[\d-]+", text):
+        raise BadInput(rule, f"{text}, a whole day", f"add the minute, {remedy}")
+    if wanted.second or wanted.microsecond:
+        raise BadInput(rule, f"{text}, an instant inside a minute", f"leave the seconds out, {remedy}")
+    wanted = wanted.astimezone(UTC) if wanted.tzinfo else wanted.replace(tzinfo=UTC)
+    session(environment, wanted.date().isoformat())
+    return wanted
 
 
 def month(text: str | None) -> str | None:

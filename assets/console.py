@@ -68,6 +68,11 @@ def percent(share: object) -> str:
     return f"{100 * share:.1f} %" if isinstance(share, (int, float)) and not math.isnan(share) else "-"
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 minute`, `1,440 minutes`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def cell(value: object) -> str:
     """Any stored value: enough digits to recognise it, `-` for null."""
     return "-" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)

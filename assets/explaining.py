@@ -1,4 +1,7 @@
-"""`foldgate why CODE DATE`: excluded by which rules, filtered by which limit, outranked, or selected."""
+"""`foldgate why CODE DATE`: excluded by which rules, filtered by which limit, outranked, or selected.
+
+Minutes are in `minute_explaining.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import polars as pl
 
 from assets import arguments
 from assets.console import cell, number, percent, table
+from assets.minute_explaining import explain_minute
 from pipeline.errors import BadInput
 from pipeline.positions.policy import Policy, select
 from pipeline.serving.bundle import load_bundle
@@ -88,13 +92,19 @@ def _rank(orders: pl.DataFrame, instrument: str) -> int | None:
 
 
 def explain(environment: Environment, code: str, session: str) -> int:
-    """Print a name's state on a day, and why it was or was not selected, live and in research.
+    """Print what became of a name in a session, or of a symbol at a minute, and why.
 
     Raises
     ------
     BadInput
-        A code that no security ever had, a day that is no session, or one that the panel does not hold.
+        A code that the market never had, no session (or minute), or one that the panel does not hold.
     """
+    asked = {"session": explain_session, "minute": explain_minute}[environment.study.market.decides]
+    return asked(environment, code, session)
+
+
+def explain_session(environment: Environment, code: str, session: str) -> int:
+    """Print a name's state on a day, and why it was or was not selected, live and in research."""
     day, instrument = arguments.session(environment, session), arguments.instrument(environment, code)
     panel = _of_session(environment, "panel", "panel", day)
     mine = panel.filter(pl.col("instrument") == instrument)
@@ -150,6 +160,7 @@ def _explain_live(environment: Environment, instrument: str, day: date) -> None:
     predictions = artifacts.table(study, "inference", "predictions", partitions=[day.isoformat()])
     record = json.loads(artifacts.file(study, "inference", "record.json", partition=day.isoformat()))
     policy = load_bundle(environment.bundles(study), record["bundle"]).policy
+    assert isinstance(policy, Policy)
     found = standing(predictions, policy, instrument)
     row = predictions.filter(pl.col("instrument") == instrument).row(0, named=True)
     print(f"  bundle {record['bundle'][:12]}: {found.verdict(policy)}")

@@ -1,6 +1,7 @@
 """`foldgate check feature NAME`: a factor author's loop, on the environment's own panel.
 
-The laws live in `pipeline/features/laws.py`, the statistics in `pipeline/diagnostics/factor.py`.
+The laws live in `pipeline/features/laws.py`, the statistics in `pipeline/diagnostics/factor.py`; minute features are
+checked in `minute_feature_check.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from assets import arguments
-from assets.console import fixed, number, percent, table
+from assets.console import counted, fixed, number, percent, table
+from assets.minute_feature_check import check_minute_feature
 from pipeline.asof.patches import latest
 from pipeline.backtests.ic import forward_returns
 from pipeline.backtests.market import Market
@@ -24,6 +26,7 @@ from pipeline.features.laws import LAWS, FeatureInputs, Subject, calculate_featu
 from pipeline.features.plan import FAMILIES, Plan
 from pipeline.features.spec import Feature
 from pipeline.frames import AsOf
+from pipeline.labels.spec import LabelSpec
 from pipeline.stages.contract import months
 from resources.environments import Environment
 
@@ -57,6 +60,12 @@ class Batch:
 
 
 def check_feature(environment: Environment, name: str) -> int:
+    """Judge and describe a feature or a family of the environment's study; 1 when a law is red."""
+    check = {"session": check_session_feature, "minute": check_minute_feature}[environment.study.market.decides]
+    return check(environment, name)
+
+
+def check_session_feature(environment: Environment, name: str) -> int:
     """Judge and describe a feature, every feature of a family, or a channel bar by bar; 1 when a law is red.
 
     Raises
@@ -155,6 +164,7 @@ def _returns(environment: Environment, batch: Batch) -> tuple[pl.DataFrame, dict
     labels = artifacts.table(study.name, "labels", "labels", partitions=part, columns=[*KEY, "ret"])
     market = Market.from_hindsight(latest(AsOf(batch.panel), batch.patches), environment.calendar())
     returns = forward_returns(market, HORIZONS).join(labels, on=list(KEY), how="left")
+    assert isinstance(study.labels, LabelSpec)
     return returns, {"ret": study.labels.exit_session + 1, **{f"{h}_sessions": h for h in HORIZONS}}
 
 
@@ -214,20 +224,17 @@ def _print_feature(feature: Feature, measured: dict[str, int], report: FactorRep
     if feature.scope == "market":
         print("\nrank IC and turnover: none, because a feature of scope market is one number a session")
         return
-    later = ", ".join(f"{fixed(value)} after {_sessions(lag)}" for lag, value in report.autocorrelation.items())
+    correlations = report.autocorrelation.items()
+    later = ", ".join(f"{fixed(value)} after {counted(lag, 'session')}" for lag, value in correlations)
     print(f"\nturnover: rank autocorrelation {later} (1 never trades)")
     print("\nrank IC, with its 95 % block-bootstrap interval")
     table(["return", "sessions", "mean", "low", "high", "ICIR", "positive"], list(_ic_rows(report)))
 
 
-def _sessions(count: int) -> str:
-    return f"{count} session" + ("" if count == 1 else "s")
-
-
 def _ic_rows(report: FactorReport) -> Iterator[list[str]]:
     for row in report.ic.iter_rows(named=True):
         ahead = row["horizon"].removesuffix("_sessions")
-        what = "executable (label ret)" if ahead == "ret" else f"close to close, {_sessions(int(ahead))}"
+        what = "executable (label ret)" if ahead == "ret" else f"close to close, {counted(int(ahead), 'session')}"
         numbers = [fixed(row[name]) for name in ("mean", "low", "high", "icir")]
         yield [what, str(row["sessions"]), *numbers, percent(row["positive"])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 
 import polars as pl
@@ -10,61 +11,83 @@ import polars as pl
 from assets import arguments
 from assets.console import cell, table
 from pipeline.asof.identity import original_code
-from pipeline.asof.origins import origin
 from pipeline.tables.spec import TableSpec
 from resources.environments import Environment
 
 USED, REPLACED, LATER = "used", "replaced", "later"
-CODES = ("ts_code", "n_code", "o_code")
+CODES = ("ts_code", "n_code", "o_code", "symbol")
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a number reads of one vendor table.
+
+    Parameters
+    ----------
+    columns : sequence of str
+    first, last : date
+        Sessions of the events, or instants (UTC).
+    seen : polars.Expr
+        Of a row's version: whether it counts.
+    """
+
+    columns: Sequence[str]
+    first: date
+    last: date
+    seen: pl.Expr
+
+
+def known_by(instant: datetime) -> pl.Expr:
+    """Versions that an instant knew."""
+    return pl.col("known_at") <= instant
 
 
 def print_raw(
-    environment: Environment, instrument: str, inputs: Sequence[str], span: tuple[date, date],
-    decision: datetime | None, rows: int,
-) -> None:  # fmt: skip
+    environment: Environment, instrument: str, reads: Mapping[str, Read], rows: int, hindsight: bool = False
+) -> None:
     """One block a vendor table, newest events first.
 
     Parameters
     ----------
-    inputs : sequence of str
-        Panel columns; their origins are the tables and columns shown.
-    span : (first, last) session
-    decision : datetime, optional
-        What counts as known; without one the newest version does.
+    reads : mapping
+        Table -> what is shown of it.
     rows : int
         Newest used rows shown; 0 shows all.
+    hindsight : bool
+        Whether what is known now counts, instead of what the decision knew.
     """
     zone, renames = environment.study.market.zone, arguments.renames(environment)
     print(
         f"\nvendor rows of {instrument} (times in {zone}; knowledge: `rule` of the table, or `observed` at the fetch)"
     )
-    origins = origin(inputs)
-    if not origins:
+    if not reads:
         print("  none: the market's own clock and calendar say it")
-    for name, columns in origins.items():
+    for name, read in reads.items():
         if name not in environment.lake.tables():
             print(f"\n{name}: the lake holds no such table")
             continue
         spec = environment.tables[name]
-        # Minutes only ever describe the session itself; everything else reads the whole window.
-        first = span[1] if name == "stk_mins" else span[0]
-        versions = versions_of(environment, spec, instrument, renames, (first, span[1]), decision)
-        _print_table(spec, columns, versions, zone, rows, decision is None)
+        versions = versions_of(environment, spec, instrument, renames, read)
+        _print_table(spec, read.columns, versions, zone, rows, hindsight)
 
 
 def versions_of(
-    environment: Environment, spec: TableSpec, instrument: str, renames: Mapping[str, str], span: tuple[date, date],
-    decision: datetime | None,
-) -> pl.DataFrame:  # fmt: skip
-    """All versions of an instrument's rows in a span, newest event first, each with its `use`."""
-    bounds = {"start": span[0], "end": span[1]} if spec.layout == "session" else {}
-    rows = environment.lake.scan(spec.name, **bounds)
-    code = next(name for name in CODES if name in rows.columns)
-    rows = rows.filter(original_code(rows[code], renames) == instrument)
-    seen = pl.col("known_at") <= (decision or environment.clock.now())
-    newest = pl.col("known_at") == pl.col("known_at").filter(seen).max().over(list(spec.key))
-    use = pl.when(~seen).then(pl.lit(LATER)).when(newest).then(pl.lit(USED)).otherwise(pl.lit(REPLACED))
+    environment: Environment, spec: TableSpec, instrument: str, renames: Mapping[str, str], read: Read
+) -> pl.DataFrame:
+    """All versions of an instrument's rows that are read, newest event first, each with its `use`."""
+    first, last = (at.date() if isinstance(at, datetime) else at for at in (read.first, read.last))
+    lake = environment.lake
+    rows = lake.scan(spec.name, start=first, end=last) if spec.layout == "session" else lake.scan(spec.name)
+    if isinstance(read.first, datetime) and spec.event:
+        rows = rows.filter(pl.col(spec.event).dt.replace_time_zone(spec.zone).is_between(read.first, read.last))
+    rows = rows.filter(original_code(rows[_code(rows)], renames) == instrument)
+    newest = pl.col("known_at") == pl.col("known_at").filter(read.seen).max().over(list(spec.key))
+    use = pl.when(~read.seen).then(pl.lit(LATER)).when(newest).then(pl.lit(USED)).otherwise(pl.lit(REPLACED))
     return rows.with_columns(use=use).sort(*_order(spec), descending=True)
+
+
+def _code(rows: pl.DataFrame) -> str:
+    return next(name for name in CODES if name in rows.columns)
 
 
 def _order(spec: TableSpec) -> list[str]:
@@ -84,10 +107,12 @@ def _print_table(
     )
     used = versions.filter(pl.col("use") == USED)
     shown = used.head(rows) if rows else used
-    keys = [name for name in ([spec.event] if spec.event else []) if name not in columns]
+    code = _code(versions)
+    held = [name for name in columns if name in versions.columns]
     lacking = [name for name in columns if name not in versions.columns]
-    heads = [*keys, "ts_code", *(name for name in columns if name in versions.columns and name != "ts_code")]
-    heads = [name for name in dict.fromkeys(heads) if name in versions.columns]
+    keys = [name for name in ([spec.event] if spec.event else []) if name not in columns]
+    shown_code = [code] if code in ("ts_code", "symbol") else []
+    heads = list(dict.fromkeys([*keys, *shown_code, *held]))
     # What was replaced or came later is rare and the point of a trace: it is shown whole.
     marked = pl.concat([shown, versions.filter(pl.col("use") != USED)]).sort(*_order(spec), descending=True)
     cells = [[*(cell(row[name]) for name in heads), row["known_at"], row["knowledge"], row["use"]]
@@ -100,4 +125,6 @@ def _print_table(
 
 
 def _local(rows: pl.DataFrame, zone: str) -> pl.DataFrame:
-    return rows.with_columns(pl.col("known_at").dt.convert_time_zone(zone).dt.strftime("%Y-%m-%d %H:%M"))
+    """`known_at` as wall time; with seconds where any matter."""
+    seconds = ":%S" if (rows["known_at"].dt.second() != 0).any() else ""
+    return rows.with_columns(pl.col("known_at").dt.convert_time_zone(zone).dt.strftime(f"%Y-%m-%d %H:%M{seconds}"))
