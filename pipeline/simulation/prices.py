@@ -42,6 +42,7 @@ class _Names(NamedTuple):
     beta: np.ndarray
     factor: np.ndarray
     tide: np.ndarray
+    rise: float
 
 
 class _State(NamedTuple):
@@ -70,7 +71,7 @@ def walk_prices(profile: Profile, securities: Securities, character: Character, 
         securities.first, securities.last, securities.decline, securities.suspended, securities.bands,
         securities.ex_yield, securities.ex_ratio, industry, character.price,
         character.shares * character.float_share / 100.0 * character.turnover, character.volatility,
-        character.beta, character.factor, tide,
+        character.beta, character.factor, tide, profile.rise,
     )  # fmt: skip
     state = _State(
         character.price.copy(),
@@ -94,7 +95,7 @@ def _walk(seed: int, kind: int, strength: float, names: _Names, common: np.ndarr
             if t < names.first[i] or t > names.last[i]:
                 continue
             night, day = _returns(seed, t, i, names, common, state)
-            day += drift(walk.signal, t, i, strength)
+            day += names.rise + drift(walk.signal, t, i, strength)
             before = int(names.price[i] + 0.5) if t == names.first[i] else walk.close[t - 1, i]
             state.cash_due[i] += names.ex_yield[t, i]
             state.ratio_due[i] = (1.0 + state.ratio_due[i]) * (1.0 + names.ex_ratio[t, i]) - 1.0

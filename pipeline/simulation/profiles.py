@@ -53,6 +53,9 @@ class Profile(Spec):
         bars with a sign that follows the market's regime, which shows in everybody's volume. See `planting`.
     minutes : bool
         Whether the vendor sells five-minute bars.
+    rise : float
+        Log return that every name gains inside each session, all the same: a market that goes up, or down, and in
+        which nothing tells one name from another. 0.002 is 63% a year.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Profile(Spec):
     signal: float = Field(default=0.0, ge=0, le=0.6)
     plant: Literal["daily", "intraday", "regime"] = "daily"
     minutes: bool = True
+    rise: float = Field(default=0.0, ge=-0.005, le=0.005)
     faults: Faults = Faults()
 
     @model_validator(mode="after")

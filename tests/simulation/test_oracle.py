@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.simulation.market import SimulatedMarket
+from pipeline.simulation.market import SimulatedMarket, simulate
 from pipeline.simulation.oracle import mean_rank_ic
+from pipeline.simulation.profiles import PROFILES
 from tests.simulation.observables import observables, standardised
 
 
@@ -56,3 +57,18 @@ def test_the_signal_pays_after_the_entry_only(demo: SimulatedMarket) -> None:
     day = mean_rank_ic(rows.rename({"day": "ret"}), "signal")
     assert day > 0.08
     assert abs(night) < 0.02
+
+
+def test_a_rising_market_lifts_every_name_alike() -> None:
+    """Pins a rise that some names share in more than others: it would be a signal, and no null market could have it."""
+    gain = [(pl.col("close") / pl.col("pre_close")).log().sum().alias("gain"), pl.len().alias("sessions")]
+    flat, rising = (
+        observables(simulate(PROFILES["tiny"].model_copy(update={"signal": 0.0, "rise": rise})))
+        .group_by("instrument")
+        .agg(gain)
+        for rise in (0.0, 0.002)
+    )
+    both = flat.join(rising, on="instrument", suffix="_rising").filter(pl.col("sessions") > 100)
+    each = both.select((pl.col("gain_rising") - pl.col("gain")) / pl.col("sessions")).to_series()
+    assert each.median() == pytest.approx(0.002, abs=0.0002)
+    assert each.std() < 0.0005  # type: ignore[operator]
