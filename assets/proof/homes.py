@@ -78,6 +78,8 @@ class HomePlan:
         How many of the study's members, the first ones; None for all.
     market, study : mapping
         Fields to replace beside the shape's.
+    held : int or None
+        The market's newest sessions that the home holds; None for all.
     evenings : int
         Last sessions that are fetched each at its own evening: what comes late or is corrected shows as such.
     reachable_gates : bool
@@ -87,6 +89,7 @@ class HomePlan:
     members: int | None = 1
     market: Mapping[str, Any] = field(default_factory=dict)
     study: Mapping[str, Any] = field(default_factory=dict)
+    held: int | None = None
     evenings: int = 1
     reachable_gates: bool = True
 
@@ -100,7 +103,7 @@ def open_home(study: Study, home: Path, wanted: HomePlan) -> Runner:
         study=study.name,
         profile=PROFILE,
         market=market,
-        first_session=sessions[0],
+        first_session=sessions[-(wanted.held or 0)],
         last_session=sessions[-1],
         overrides={**shape.study, **_members(study, wanted.members), **_gates(study, wanted), **wanted.study},
     )
