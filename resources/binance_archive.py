@@ -191,7 +191,7 @@ class ArchiveClient:
         """The text of a file's CHECKSUM; None where there is none."""
         try:
             answer = self._http.get(self._url(file) + ".CHECKSUM")
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _unreachable(file, error) from None
         if answer.status_code == 404:
             return None
@@ -231,7 +231,7 @@ class ArchiveClient:
                         handle.write(chunk)
                         if handle.tell() > LARGEST_ZIP:
                             raise BrokenArchive(f"{file.name} is at most {LARGEST_ZIP:,} bytes", "more", "report it")
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _unreachable(file, error) from None
         return True
 

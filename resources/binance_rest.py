@@ -15,13 +15,14 @@ import httpx
 import polars as pl
 
 from pipeline.clock import Clock, SystemClock
-from pipeline.errors import BadInput, VendorUnavailable
+from pipeline.errors import BadInput, SchemaError, VendorUnavailable
 from pipeline.tables.binance import FUNDING_RATE, KLINES_1M, SPOT_KLINES_1M
 from pipeline.tables.binance_rows import (
     DEFAULT_FUNDING_HOURS,
     closed_before,
     exchange_info_json,
     funding_json,
+    funding_times,
     kline_json,
 )
 from pipeline.tables.spec import TableSpec
@@ -103,7 +104,11 @@ class BinanceRest:
 
     def server_time(self) -> int:
         """The vendor's clock, in milliseconds."""
-        return int(self.get("/time", {}, 1)["serverTime"])
+        answer = self.get("/time", {}, 1)
+        told = answer.get("serverTime") if isinstance(answer, dict) else None
+        if not isinstance(told, int):
+            raise SchemaError("/time: the answer has an integer serverTime", str(answer)[:100], "check the base URL")
+        return told
 
     def klines(self, symbol: str, start: datetime, end: datetime) -> pl.DataFrame:
         """One-minute candles that open at `start <= open_time < end` (naive UTC) and are final.
@@ -119,7 +124,8 @@ class BinanceRest:
             params: Params = {"symbol": symbol, "interval": "1m", **span}
             answer = self._list("/klines", params, self._kline_weight(spec.row_cap))
             pages.append(kline_json(answer, symbol, spec))
-            if len(answer) < spec.row_cap:
+            # Not a short page: a vendor that lowers its cap would end the series there.
+            if not answer:
                 break
             newest = int(answer[-1][0])
             if newest < cursor:
@@ -141,9 +147,12 @@ class BinanceRest:
             params: Params = {"symbol": symbol, "startTime": cursor, "endTime": last, "limit": FUNDING_RATE.row_cap}
             page = self._list("/fundingRate", params, 1)
             answer += page
-            if len(page) < FUNDING_RATE.row_cap:
+            if not page:
                 break
-            cursor = int(page[-1]["fundingTime"]) + 1
+            newest = funding_times(page)[-1]
+            if newest < cursor:
+                raise VendorUnavailable("fundingRate: a page lies at or after its startTime", newest, "try again later")
+            cursor = newest + 1
         rows = funding_json(answer, symbol, self._funding_hours(symbol) if answer else DEFAULT_FUNDING_HOURS)
         return rows.filter(pl.col("calc_time").is_between(start, end, closed="left"))
 
@@ -152,13 +161,16 @@ class BinanceRest:
         if self.market != "um":
             raise BadInput("exchange_info holds USD-M contracts", self.market, "ask the USD-M interface")
         answer = self.get("/exchangeInfo", {}, 1)
+        rows = exchange_info_json(answer)
         self.budget.learn(answer)
-        return exchange_info_json(answer)
+        return rows
 
     def _funding_hours(self, symbol: str) -> int:
         """The symbol's interval now: only adjusted symbols are listed."""
         self._funding_calls.wait("funding", FUNDING_CALLS_A_MINUTE)
         listed = self._list("/fundingInfo", {}, 1)
+        if not all(isinstance(row, dict) for row in listed):
+            raise SchemaError("/fundingInfo: a row is an object", str(listed)[:100], "the vendor changed the answer")
         hours = [row.get("fundingIntervalHours") for row in listed if row.get("symbol") == symbol]
         return int(hours[0] or DEFAULT_FUNDING_HOURS) if hours else DEFAULT_FUNDING_HOURS
 
@@ -178,7 +190,7 @@ class BinanceRest:
         self.calls += 1
         try:
             answer = self._http.get(f"{self._base_url}{self._interface.prefix}{path}", params=dict(params))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise VendorUnavailable(f"{path}: the vendor must answer", type(error).__name__,
                                     "check the network") from None
         self.budget.read(answer.headers.get("X-MBX-USED-WEIGHT-1M"))

@@ -18,7 +18,10 @@ CODES_PER_COMMIT = 100  # 100 names x 166 sessions x 48 bars is about 0.8 M rows
 
 @dataclass
 class IngestReport:
-    """What one table's ingestion did, in rows and sessions."""
+    """What one table's ingestion did, in rows and sessions.
+
+    `vanished` rows are in the lake and no longer in the vendor's complete answer; they stay: decisions read them.
+    """
 
     table: str
     present: bool = True
@@ -27,6 +30,7 @@ class IngestReport:
     revised: int = 0
     late: int = 0
     unchanged: int = 0
+    vanished: int = 0
     incomplete: list[date] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -103,7 +107,10 @@ def _append(
     report.revised += added.revised
     report.late += added.late
     report.unchanged += added.unchanged
+    report.vanished += added.vanished
     report.notes += fetched.notes
+    if added.vanished:
+        report.notes.append(f"{spec.name}: the vendor withdrew {added.vanished} stored rows; they stay in the lake")
     report.incomplete += [day for day in wanted if day not in set(fetched.complete)]
 
 

@@ -96,7 +96,7 @@ class TushareClient:
         body = {"api_name": spec.name, "token": self._token, "params": dict(params), "fields": fields}
         try:
             return self._http.post(self._base_url + path, json=body)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return type(error).__name__
 
     def _learn(self, name: str, calls: int | None) -> None:

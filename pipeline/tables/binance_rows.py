@@ -105,9 +105,9 @@ def kline_json(answer: Sequence[Sequence[Any]], symbol: str, spec: TableSpec = K
     """The interface's rows of twelve values."""
     if not answer:
         return spec.empty()
-    wrong = next((row for row in answer if not isinstance(row, list) or len(row) != len(KLINE_FIELDS)), None)
-    if wrong is not None:
-        raise SchemaError(f"{spec.name}: a candle has {len(KLINE_FIELDS)} values", wrong,
+    wrong = [row for row in answer if not isinstance(row, list) or len(row) != len(KLINE_FIELDS)]
+    if wrong:
+        raise SchemaError(f"{spec.name}: a candle has {len(KLINE_FIELDS)} values", wrong[0],
                           "the vendor changed the answer")
     columns = zip(KLINE_FIELDS, zip(*answer, strict=True), strict=True)
     raw = pl.DataFrame([_number(field, values, spec.name) for field, values in columns])
@@ -217,6 +217,7 @@ def funding_json(answer: Sequence[Mapping[str, Any]], symbol: str, hours: int = 
     """
     if not answer:
         return FUNDING_RATE.empty()
+    funding_times(answer)
     columns = {"calc_time": "fundingTime", "last_funding_rate": "fundingRate", "mark_price": "markPrice"}
     raw = pl.DataFrame([
         _number(name, [row.get(theirs) for row in answer], FUNDING_RATE.name) for name, theirs in columns.items()
@@ -225,6 +226,22 @@ def funding_json(answer: Sequence[Mapping[str, Any]], symbol: str, hours: int = 
     rows = FUNDING_RATE.typed(settled.with_columns(pl.lit(symbol).alias("symbol"), _interval(hours)))
     _check_funding(rows)
     return rows
+
+
+def funding_times(answer: Sequence[Any]) -> list[int]:
+    """The settlements of the interface's rows, in milliseconds.
+
+    Raises
+    ------
+    SchemaError
+        A row that is no object, or names no instant.
+    """
+    times = [row.get("fundingTime") if isinstance(row, Mapping) else None for row in answer]
+    wrong = [row for row, at in zip(answer, times, strict=True) if not isinstance(at, int)]
+    if wrong:
+        raise SchemaError("funding_rate: a row is an object with an integer fundingTime", wrong[0],
+                          "the vendor changed the answer")
+    return [at for at in times if at is not None]
 
 
 def _interval(hours: int) -> pl.Expr:
@@ -245,9 +262,9 @@ def _check_funding(rows: pl.DataFrame) -> None:
 
 def exchange_info_json(answer: Mapping[str, Any]) -> pl.DataFrame:
     """USD-M `exchangeInfo`: one row a contract, its order filters beside it; unknown fields are passed by."""
-    contracts = answer.get("symbols")
-    if not isinstance(contracts, list) or not contracts:
-        raise SchemaError("exchange_info: the answer lists symbols", type(contracts).__name__, "check the base URL")
+    contracts = answer.get("symbols") if isinstance(answer, Mapping) else None
+    if not isinstance(contracts, list) or not contracts or not all(isinstance(c, Mapping) for c in contracts):
+        raise SchemaError("exchange_info: the answer lists symbols", str(answer)[:100], "check the base URL")
     columns: dict[str, list[Any]] = {ours: [c.get(theirs) for c in contracts] for theirs, ours in _CONTRACT.items()}
     filters = [{f.get("filterType"): f for f in c.get("filters", ())} for c in contracts]
     for (kind, field), ours in _FILTERS.items():

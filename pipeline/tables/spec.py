@@ -159,7 +159,7 @@ class TableSpec:
         self._refuse_columns(fields, missing)
         try:
             values = list(zip(*items, strict=True)) or [()] * len(fields)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise SchemaError(f"{self.name}: every row must have {len(fields)} values", str(error),
                               "the answer was cut or altered on its way; fetch it again") from None
         if len(values) != len(fields):

@@ -18,6 +18,7 @@ from pipeline.errors import (
     QuotaExhausted,
     RateLimited,
     RequestRejected,
+    SchemaError,
     VendorUnavailable,
 )
 from pipeline.tables.binance import BOOK_1M, EXCHANGE_INFO, FUNDING_RATE, KLINES_1M, SPOT_KLINES_1M
@@ -27,7 +28,7 @@ from resources.binance_archive import ArchiveClient
 from resources.binance_rest import BinanceRest
 from resources.lake import Lake
 from resources.retrying import ATTEMPTS
-from tests.fake_binance import UM_HEADER, FakeBinance, candles, contract, csv, day_path, ms, settlements
+from tests.fake_binance import KLINES, UM_HEADER, FakeBinance, candles, contract, csv, day_path, ms, settlements
 
 NOW = datetime(2024, 3, 5, 12, 30, 20, tzinfo=UTC)
 DAYS = [date(2024, 3, day) for day in range(1, 6)]
@@ -59,7 +60,7 @@ def refused(status: int, code: int, message: str, **headers: str) -> httpx.Respo
     return httpx.Response(status, json={"code": code, "msg": message}, headers=headers)
 
 
-@pytest.mark.parametrize(("market", "cap", "pages"), [("um", 1500, 3), ("spot", 1000, 4)])
+@pytest.mark.parametrize(("market", "cap", "pages"), [("um", 1500, 4), ("spot", 1000, 5)])
 def test_pages_follow_on_without_loss_or_overlap(tmp_path: Path, market: str, cap: int, pages: int):
     """Both ends of a request are inclusive: a careless cursor doubles or skips the minute between pages."""
     setup = Setup(tmp_path, market)
@@ -147,7 +148,7 @@ def test_the_vendors_own_count_of_weight_holds(setup: Setup):
     setup.vendor.weight = 2155
     setup.rest.server_time()
     assert setup.rest.budget.used == 2156
-    setup.vendor.candles["X"] = candles(datetime(2024, 3, 1), 10)
+    setup.vendor.candles["X"] = candles(datetime(2024, 3, 1), 1440)
     setup.rest.klines("X", datetime(2024, 3, 1), datetime(2024, 3, 2))
     # 2,157 after the clock's time, and a page weighs 10 of the 2,160 that we use: wait for the next minute.
     assert setup.slept == [40.0]
@@ -169,7 +170,37 @@ def test_funding_pages_and_has_its_own_interval(setup: Setup):
     assert got.height == 1494
     assert got["funding_interval_hours"].unique().to_list() == [4]
     assert got["calc_time"][0] == datetime(2023, 1, 2)
-    assert len(setup.vendor.asked("/fundingRate")) == 2
+    assert len(setup.vendor.asked("/fundingRate")) == 3
+
+
+def test_a_page_shorter_than_asked_is_not_the_last(setup: Setup, monkeypatch: pytest.MonkeyPatch):
+    """A vendor that lowers its cap unannounced ended the series at the first page, and a note was all that told."""
+    monkeypatch.setitem(KLINES, "/fapi/v1/klines", 400)
+    setup.vendor.candles["X"] = candles(datetime(2024, 3, 1), 1440)
+    assert setup.rest.klines("X", datetime(2024, 3, 1), datetime(2024, 3, 2)).height == 1440
+
+
+def test_a_body_that_does_not_unpack_is_tried_again(setup: Setup):
+    """httpx raises a damaged gzip as its own error, outside of its transport errors: it ended the run untyped."""
+    damaged = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+    setup.vendor.next = [damaged]
+    assert setup.rest.server_time() > 0
+
+
+@pytest.mark.parametrize("body", [{}, [], {"serverTime": "soon"}])
+def test_a_server_time_of_another_shape_is_named(setup: Setup, body: object):
+    """Pins a KeyError in place of an error that says what the vendor sent."""
+    setup.vendor.next = [httpx.Response(200, json=body)]
+    with pytest.raises(SchemaError, match="serverTime"):
+        setup.rest.server_time()
+
+
+@pytest.mark.parametrize("rows", [[None], [7], [{}], [{"fundingTime": None}]])
+def test_funding_rows_of_another_shape_are_named(setup: Setup, rows: list[object]):
+    """Pins an AttributeError in place of an error that says what the vendor sent."""
+    setup.vendor.next = [httpx.Response(200, json=rows)]
+    with pytest.raises(SchemaError, match="fundingTime"):
+        setup.rest.funding("X", datetime(2024, 3, 1), datetime(2024, 3, 2))
 
 
 def published(setup: Setup, days: list[date], header: str = UM_HEADER, symbol: str = "BTCUSDT") -> list[list]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_the_other_vendors_token_is_still_asked_for(tmp_path: Path, monkeypatch:
     environment = create_environment(tmp_path / "home", Settings(source="tushare"), tmp_path / "none")
     with pytest.raises(TokenRejected, match="TUSHARE_TOKEN"):
         _ = environment.source
+
+
+def test_rows_that_the_vendor_withdraws_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins rows that only the lake still has, and nobody hears of: they stay, because decisions read them."""
+    environment = minute_environment(tmp_path / "home")
+    spec, days = environment.tables["klines_1m"], [date(2026, 6, 27)]
+    ingest(environment, environment.study, spec, days)
+    fetched = environment.source.fetch(spec, days, ["BTCUSDT"])
+    shorter = replace(fetched, rows=fetched.rows[3:])
+    monkeypatch.setattr(environment.source, "fetch", lambda *asked: shorter)
+    report = ingest(environment, environment.study, spec, days)
+    assert report.vanished == 3
+    assert any("withdrew 3 stored rows" in note for note in report.notes)
+    assert environment.lake.latest("klines_1m").height == fetched.rows.height

@@ -385,3 +385,13 @@ def test_the_token_is_in_no_error_repr_or_log(
         assert not hasattr(link, "request"), "an httpx error carries the request's body"
         link = link.__cause__ or link.__context__
     assert TOKEN not in caplog.text + repr(setup.client) + repr(setup.source)
+
+
+def test_a_body_that_does_not_unpack_is_tried_again() -> None:
+    """httpx raises a damaged gzip as its own error, outside of its transport errors: it carried the token out."""
+    setup = FakeTime()
+    vendor = FakeTushare({"daily": pl.DataFrame({name: [] for name in TABLES["daily"].names})})
+    vendor.next = [httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))]
+    client = TushareClient(TOKEN, transport=vendor, clock=setup, sleep=setup.sleep)
+    assert client.call(TABLES["daily"], {"trade_date": "20240102"}).items == []
+    assert len(vendor.requests) == 2

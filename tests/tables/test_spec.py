@@ -80,7 +80,7 @@ def test_a_vendor_answer_may_lack_only_undocumented_columns():
         DAILY.parse([n for n in sure if n != "change"], [row[1:]])
 
 
-@pytest.mark.parametrize("items", [[["A", "20240102"]], [["A", "20240102", 1.0], ["B", "20240102"]]])
+@pytest.mark.parametrize("items", [[["A", "20240102"]], [["A", "20240102", 1.0], ["B", "20240102"]], [None], [7]])
 def test_a_ragged_row_is_refused(items: list[list[object]]):
     """Rows cut in transit shift values into their neighbours' columns."""
     with pytest.raises(SchemaError, match="3 values"):
