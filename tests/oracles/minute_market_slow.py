@@ -125,7 +125,7 @@ def _events(rows: list[Row], n: int) -> dict[str, float | None]:
 
 def _funding(minute: datetime, funding: list[Row]) -> dict[str, float | None]:
     decision = minute + timedelta(minutes=1)
-    known = [row for row in funding if row["funding_time"] <= decision]
+    known = [row for row in funding if row["funding_time"] < decision]
     if known:
         after = known[-1]["funding_time"] + timedelta(hours=known[-1]["interval_hours"])
         if after >= decision:

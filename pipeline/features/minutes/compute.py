@@ -49,7 +49,7 @@ def minute_features(
         NaN where a level is missing. A snapshot that is empty, crossed, out of order or holds a negative or
         infinite number counts as absent.
     funding : polars.DataFrame, optional
-        instrument, funding_time, rate (fraction), interval_hours; known at funding_time.
+        instrument, funding_time, rate (fraction), interval_hours; known after funding_time.
     names : sequence of str, optional
         Features wanted. By default those that the given sources can make; a named one that they cannot
         make is null throughout.

@@ -66,7 +66,7 @@ class MinuteHistory:
     levels : tuple of numpy.ndarray
         Bid price, bid size, ask price, ask size, `[n_books, 20]`; zero snapshots without books.
     funding_rate, minutes_to_funding : numpy.ndarray
-        The newest settled rate known at the decision and the minutes until the next one; NaN when older
+        The newest rate settled before the decision and the minutes until the next one; NaN when older
         than its own interval.
     """
 
@@ -198,13 +198,22 @@ def _read_only(levels: np.ndarray) -> np.ndarray:
 
 
 def funding_state(rows: pl.DataFrame, funding: pl.DataFrame | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rate and minutes to the next funding of each ordered row; NaN without one that is still in force."""
+    """Rate and minutes to the next funding of each ordered row; NaN without one that is still in force.
+
+    A settlement at the very instant of a decision is not known to it: its stamp lies some milliseconds later, and a day
+    that ends at midnight is scored without the next day's rows.
+    """
     if funding is None or funding.is_empty():
         return np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     known = _checked_funding(funding)
     decisions = rows.select("instrument", decision=pl.col("minute") + pl.duration(minutes=1))
     joined = decisions.join_asof(
-        known, left_on="decision", right_on="funding_time", by="instrument", check_sortedness=False
+        known,
+        left_on="decision",
+        right_on="funding_time",
+        by="instrument",
+        allow_exact_matches=False,
+        check_sortedness=False,
     ).select(
         "rate",
         left=(pl.col("funding_time") - pl.col("decision")).dt.total_microseconds() / MINUTE_US

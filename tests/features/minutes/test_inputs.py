@@ -108,14 +108,14 @@ def test_funding_without_rate_or_interval_is_refused(values, small):
 
 
 def test_funding_older_than_its_interval_is_missing(small):
-    """Pins a rate that lives on after the feed broke off, and one known before its time."""
+    """Pins a rate that lives on after the feed broke off, and one known at the instant of its settlement."""
     funding = pl.DataFrame({
         "instrument": [SYMBOLS[0]], "funding_time": [minute(AT)], "rate": [2e-4], "interval_hours": [0.25],
     })  # fmt: skip
     values = minute_features(small.bars, None, funding, ["funding_rate_bps", "minutes_to_funding"])
-    left = [None if not 0 <= t - AT + 1 <= 15 else 15.0 - (t - AT + 1) for t in range(N)]
+    left = [None if not 1 <= t - AT + 1 <= 15 else 15.0 - (t - AT + 1) for t in range(N)]
     assert values["minutes_to_funding"].to_list() == left
-    assert values["funding_rate_bps"].drop_nulls().to_list() == [2.0] * 16
+    assert values["funding_rate_bps"].drop_nulls().to_list() == [2.0] * 15
 
 
 @pytest.mark.parametrize(
