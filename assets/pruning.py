@@ -32,7 +32,8 @@ def reachable(environment: Environment) -> set[str]:
         read = held[place].lineage.get("read", {})
         assert isinstance(read, dict)
         waiting += [(*_place(where), digest) for where, digest in read.items()]
-    others = {v.hash for v in artifacts.versions() if v.study != name}
+    # Of each promotion its own result, which serving asks for; what it read is kept by the pins alone.
+    others = {v.hash for v in artifacts.versions() if v.study != name or v.stage == "champion"}
     return {digest for _, _, digest in found} | others
 
 

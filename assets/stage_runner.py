@@ -26,6 +26,7 @@ from pipeline.files import one_writer
 from pipeline.fingerprints import hash_json
 from pipeline.stages.contract import Figures, Stage, Stores
 from pipeline.stages.pinned import PIN_FILE
+from pipeline.stages.serving import CHAMPION_FILE
 from pipeline.study import Study
 from resources.artifacts import Version
 from resources.environments import Environment
@@ -102,7 +103,13 @@ class StageReader:
         wanted = {p: v.hash for p, v in versions.items() if partitions is None or p in partitions}
         self.lineage |= {f"{stage}/{p}" if p else stage: digest for p, digest in wanted.items()}
         return self._environment.artifacts.table(
-            self._study.name, stage, name, partitions=list(wanted), pinned=wanted, columns=columns
+            self._study.name,
+            stage,
+            name,
+            partitions=list(wanted),
+            pinned=wanted,
+            columns=columns,
+            verify=self._stage.verifies,
         )
 
     def file(self, stage: str, name: str, partition: str = "") -> bytes:
@@ -132,7 +139,13 @@ class StageReader:
             environment.champions(name),
             environment.bundles(name),
             environment.records(name),
+            self._promoted,
         )
+
+    def _promoted(self) -> set[str]:
+        artifacts, study = self._environment.artifacts, self._study.name
+        held = [v.hash for v in artifacts.versions() if (v.study, v.stage) == (study, "champion")]
+        return {json.loads(artifacts.file(study, "champion", CHAMPION_FILE, pinned=v))["bundle"] for v in held}
 
     @property
     def now(self) -> datetime:

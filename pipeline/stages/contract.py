@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import reduce
@@ -50,12 +50,19 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Stores:
-    """The append-only places of one study, beside its tables."""
+    """The append-only places of one study, beside its tables.
+
+    Parameters
+    ----------
+    promoted : callable
+        () -> bundles that a stored result of the champion stage names.
+    """
 
     ledger: Ledger
     champions: Champions
     bundles: Path
     records: Path
+    promoted: Callable[[], Collection[str]] = tuple
 
 
 class Reader(Protocol):
@@ -141,6 +148,8 @@ class Stage:
         A partition whose inputs and code did not change is not computed again.
     parallel : bool
         Partitions are long and independent: a range of them may run in several processes.
+    verifies : bool
+        Tables are hashed before they are read; bytes other than those recorded are refused.
     """
 
     name: str
@@ -152,6 +161,7 @@ class Stage:
     pinned: bool = False
     resumes: bool = False
     parallel: bool = False
+    verifies: bool = False
     summary: str = ""
 
     def code_version(self, study: Study) -> str:

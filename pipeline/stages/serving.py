@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 import polars as pl
 
-from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused
+from pipeline.errors import BadInput, FoldgateError, IncompleteTables, PromotionRefused, Tampered
 from pipeline.fingerprints import canonical_json
 from pipeline.gates.promotion import Judgement, reasons_to_refuse
 from pipeline.serving.bundle import Bundle, load_bundle
@@ -22,6 +22,7 @@ from pipeline.stages.pinned import PIN_FILE, PINNED
 from pipeline.study import Study
 
 SHOWN_ORDERS = 20
+CHAMPION_FILE = "champion.json"
 PARITY_TABLES = ("panel", "features", "paths", "tensors", "scores", "predictions", "orders")
 
 
@@ -38,7 +39,7 @@ def run_champion(study: Study, read: Reader, _: str) -> StageResult:
         chosen["bundle"], reasons, evaluation=chosen["evaluation"], ledger_head=head, now=read.now
     )
     return StageResult(
-        files={"champion.json": canonical_json(body).encode()},
+        files={CHAMPION_FILE: canonical_json(body).encode()},
         metadata={"bundle": chosen["bundle"], "promoted_at": body["at"]},
     )
 
@@ -47,7 +48,10 @@ def _reasons(study: Study, read: Reader, chosen: Mapping[str, str]) -> list[str]
     """Everything against the candidate; bundle and ledger are verified on the way."""
     bundle = load_bundle(read.stores.bundles, chosen["bundle"])
     anchor = bundle.manifest["lineage"]["ledger_head"]
-    read.stores.ledger.verify(anchor)
+    # A chain does not see a cut tail, so every head that was ever anchored in a champion's record must still be there.
+    for head in (anchor, *(record["ledger_head"] for record in read.stores.champions.history())):
+        if head:
+            read.stores.ledger.verify(head)
     subjects = {"evaluation": ("scorecard", evaluation_hash(read)), "candidate": ("candidate", bundle.hash)}
     judgements = {
         side: Judgement(read.table(stage, "verdicts"), subject, _judged_at(read, stage))
@@ -78,10 +82,19 @@ def _rewritten(read: Reader) -> list[str]:
 
 
 def champion_bundle(read: Reader) -> Bundle:
-    """The bundle that may serve; verified file by file."""
+    """The bundle that may serve; verified file by file.
+
+    The pointer's chain is not keyed: who rewrites a row can hash it again. So the stage's own results are asked too.
+    """
     serving = read.stores.champions.current()
     if serving is None:
         raise PromotionRefused("only a champion serves", "none was promoted", "see the scorecard's verdicts")
+    if serving["bundle"] not in read.stores.promoted():
+        raise Tampered(
+            "the pointer names a bundle that the champion stage has promoted",
+            f"{serving['bundle'][:16]}, which no result of the stage names",
+            "materialise champion; if it refuses, restore the champions folder",
+        )
     return load_bundle(read.stores.bundles, serving["bundle"])
 
 
@@ -171,6 +184,7 @@ CHAMPION = Stage(
     ("promotion",),
     ("pipeline.gates",),
     pinned=True,
+    verifies=True,
     summary="Moves the pointer when every gate of evaluation and candidate is green; else refuses with reasons.",
 )
 INFERENCE = Stage(
