@@ -1,0 +1,93 @@
+"""A lake beside that of an ingestion without faults: which days differ, was it told, and is it whole in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import polars as pl
+
+from pipeline.tables.spec import TableSpec
+from resources.ingestion import IngestReport
+from resources.lake import Lake
+
+STAMPS = ("known_at", "ingested_at", "knowledge", "request")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A table after fair weather.
+
+    Parameters
+    ----------
+    wrong : str
+        What is not as the truth; empty where everything is.
+    rows : int
+        Of the truth, all versions: so many were compared.
+    stamped : int
+        Rows whose true value came late and says so: known when it was seen.
+    """
+
+    wrong: str
+    rows: int
+    stamped: int = 0
+
+
+def differing(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Days whose content is not the truth's: those of which nobody was told, and those that are incomplete or noted."""
+    held, true = lake.manifest().tables.get(spec.name), truth.manifest().table(spec.name)
+    have = held.sessions if held is not None else {}
+    days = sorted(day for day in {*have, *true.sessions} if have.get(day) != true.sessions.get(day))
+    if spec.layout == "snapshot":
+        # A snapshot that was never stored is absent, and every reader of the lake says so.
+        return ([], days) if held is None else (days, [])
+    known = held.complete if held is not None else {}
+    counted = [day for day in days if day in known]
+    told = [day for day in days if day not in known]
+    return ([], days) if counted and _noted(lake, truth, spec, notes, counted) else (counted, told)
+
+
+def _noted(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str], days: list[str]) -> bool:
+    """Whether the notes name just as many missing minutes as those days lack, and nothing else differs on them."""
+    bounds = {"start": date.fromisoformat(days[0]), "end": date.fromisoformat(days[-1])}
+    have, true = (
+        side.latest(spec.name, **bounds).drop(STAMPS).filter(spec.event_day().cast(pl.String).is_in(days))
+        for side in (lake, truth)
+    )
+    lacking = _without(true, have).height
+    return _without(have, true).is_empty() and any(f": {lacking} minutes missing" in note for note in notes)
+
+
+def compared(lake: Lake, truth: Lake, spec: TableSpec, report: IngestReport, since: datetime | None) -> Compared:
+    """Whether a lake is the truth.
+
+    Parameters
+    ----------
+    report : IngestReport
+        Of the last ingestion; rows that the truth lacks must have been told as withdrawn.
+    since : datetime, optional
+        Values may have come late, and must then be known no earlier than this. None: nothing false was ever taken
+        in, so that contents must be equal bit for bit, time stamps included.
+    """
+    held, true = lake.manifest().table(spec.name), truth.manifest().table(spec.name)
+    rows = true.rows
+    if set(held.complete) != set(true.complete):
+        return Compared(f"sessions are incomplete: {'; '.join(report.notes)[:160]}", rows)
+    if since is None:
+        return Compared("" if held.hash == true.hash else "contents differ", rows)
+    have, wanted = (side.latest(spec.name) for side in (lake, truth))
+    values = list(spec.names)
+    lost, others = _without(wanted.select(values), have.select(values)), _without(have.select(values), wanted)
+    if lost.height or others.height != report.vanished:
+        seen = f"{lost.height} true rows lacking, {others.height} others, {report.vanished} told as withdrawn"
+        return Compared(f"values differ: {seen}", rows)
+    timed = [*values, "known_at", "knowledge"]
+    late = _without(have.select(timed), wanted.select(timed)).join(wanted, on=values, how="semi", nulls_equal=True)
+    honest = (pl.col("knowledge") == "observed") & (pl.col("known_at") >= since)
+    return Compared("" if late.filter(~honest).is_empty() else "a late row is dated back", rows, late.height)
+
+
+def _without(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    """Rows of which the others have no equal, in every column."""
+    return rows.join(others, on=rows.columns, how="anti", nulls_equal=True)
