@@ -29,6 +29,7 @@ from resources.environments import Environment
 
 A_MINUTE = timedelta(minutes=1)
 A_DAY = timedelta(days=1)
+AN_INSTANT = timedelta(microseconds=1)
 VENDOR = {"trades": "count", "taker_buy_quote": "taker_buy_quote_volume"}
 BEST = tuple(f"{side}_0_{what}" for side in ("bid", "ask") for what in ("price", "size"))
 RATE = ("funding_interval_hours", "last_funding_rate")
@@ -107,8 +108,8 @@ class MinuteTrace:
         reads: dict[str, Read] = {}
         for source in window.sources:
             name, columns = SOURCES[source]
-            # A settlement that was known when a minute closed counts in that minute.
-            last = window.last + A_MINUTE if name == FUNDING else window.last
+            # Settlements have instants of their own: those before the decision count, one at it does not.
+            last = window.last + A_MINUTE - AN_INSTANT if name == FUNDING else window.last
             reads[name] = Read(columns, window.first, last, self._seen(name, window.hindsight))
         print_raw(self.environment, self.instrument, reads, rows, hindsight=window.hindsight)
         if BOOKS in reads and "books" in window.sources:

@@ -10,11 +10,20 @@ import polars as pl
 
 from assets.diagnosing import findings_section
 from assets.jobs import MARKET_STAGES, RESEARCH_STAGES
-from assets.report_members import members_section
-from pipeline.backtests.ic import rank_ic
+from assets.report_live import live_section
+from assets.report_members import calibration_section, members_section
+from assets.report_minutes import minutes_section
+from assets.report_positions import plan_section, positions_section, sealed_section, thresholds_section
+from assets.report_stored import Stored
+from pipeline.backtests.spec import ExecutionSpec
 from pipeline.errors import FoldgateError
+from pipeline.features.plan import plan
+from pipeline.folds.named import FIT_INNER, SEALED_SPLITS, TUNE_INNER
+from pipeline.folds.spec import LOCKED
+from pipeline.labels.minute_spec import PlanLabelSpec
 from pipeline.reports import figures
 from pipeline.reports.html import Section, page
+from pipeline.studies import STUDIES
 from resources.environments import Environment
 from resources.warehouse import observed_shares
 
@@ -40,35 +49,14 @@ HEADLINES = (
 )
 
 
-class _Stored:
-    """Tables of one study, or None where a stage has not run."""
-
-    def __init__(self, environment: Environment) -> None:
-        self.environment, self.study = environment, environment.study
-
-    def table(self, stage: str, name: str) -> pl.DataFrame | None:
-        if not self.environment.artifacts.current(self.study.name, stage):
-            return None
-        return self.environment.artifacts.table(self.study.name, stage, name)
-
-    def hashes(self, stage: str) -> dict[str, str]:
-        return {p: v.hash for p, v in self.environment.artifacts.current(self.study.name, stage).items()}
-
-
 def write_report(environment: Environment, target: Path) -> None:
     """Everything the run has stored so far; a stage that has not run is left out and said."""
-    stored = _Stored(environment)
+    stored = Stored(environment)
     sections = [section for build in SECTIONS if (section := build(stored)) is not None]
     promoted, verdict = _outcome(environment)
-    settings = environment.settings
-    origin = {
-        "simulated": f"simulated market, profile {settings.profile}",
-        "imported": f"tables of {Path(settings.folder).name}",
-        "tushare": "Tushare",
-    }[settings.source]
     text = page(
         environment.study.title,
-        f"{environment.study.name}; {origin}; as of {environment.clock.now():%Y-%m-%d %H:%M} UTC",
+        f"{environment.study.name}; {_origin(environment)}; as of {environment.clock.now():%Y-%m-%d %H:%M} UTC",
         promoted,
         verdict,
         sections,
@@ -77,6 +65,15 @@ def write_report(environment: Environment, target: Path) -> None:
     temporary = target.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(target)
+
+
+def _origin(environment: Environment) -> str:
+    """Where the rows came from, in words; a live source is the vendor of its name."""
+    settings = environment.settings
+    if settings.live:
+        return settings.source.capitalize()
+    simulated = f"simulated market, profile {settings.profile}"
+    return simulated if settings.source == "simulated" else f"tables of {Path(settings.folder).name}"
 
 
 def _outcome(environment: Environment) -> tuple[bool, str]:
@@ -94,7 +91,7 @@ def _outcome(environment: Environment) -> tuple[bool, str]:
     )
 
 
-def _gates(stored: _Stored) -> Section | None:
+def _gates(stored: Stored) -> Section | None:
     parts = [table for stage in ("scorecard", "candidate") if (table := stored.table(stage, "verdicts")) is not None]
     if not parts:
         return None
@@ -107,19 +104,16 @@ def _gates(stored: _Stored) -> Section | None:
     )
 
 
-def _equity(stored: _Stored) -> Section | None:
+def _equity(stored: Stored) -> Section | None:
     equity, metrics = stored.table("backtest", "equity"), stored.table("backtest", "metrics")
     if equity is None or metrics is None:
         return None
     shown = metrics.filter(pl.col("name").is_in(HEADLINES) & ~pl.col("book").str.starts_with("random_"))
     wide = shown.pivot(on="book", index="name", values="value", sort_columns=True)
     order = pl.DataFrame({"name": HEADLINES})
-    costs = stored.study.execution
     return Section(
         "Equity",
-        "Every CPCV path is one full-length out-of-sample series. "
-        f"Net of {costs.buy_cost_bps} bp on buys and {costs.sell_cost_bps} bp on sells; "
-        "the band is random books of the same protocol and costs.",
+        f"Every CPCV path is one full-length out-of-sample series. {_costs(stored)}",
         pictures={
             "NAV, log scale": figures.equity_figure(equity),
             "drawdown, net": figures.drawdown_figure(equity),
@@ -128,7 +122,22 @@ def _equity(stored: _Stored) -> Section | None:
     )
 
 
-def _ic(stored: _Stored) -> Section | None:
+def _costs(stored: Stored) -> str:
+    """What net means."""
+    costs, labels = stored.study.execution, stored.study.labels
+    if isinstance(costs, ExecutionSpec):
+        return (
+            f"Net of {costs.buy_cost_bps} bp on buys and {costs.sell_cost_bps} bp on sells; "
+            "the band is random books of the same protocol and costs."
+        )
+    assert isinstance(labels, PlanLabelSpec)
+    return (
+        f"Net of the price plan's {labels.plan.cost_bps:g} bps a trade; a day's return is the sum over the trades "
+        "entered in it, each at its share of capital."
+    )
+
+
+def _ic(stored: Stored) -> Section | None:
     ic = stored.table("backtest", "rank_ic")
     if ic is None:
         return None
@@ -145,46 +154,24 @@ def _ic(stored: _Stored) -> Section | None:
     )
     return Section(
         "Rank IC",
-        "Spearman correlation of the score with the executable return, session by session.",
+        f"Spearman correlation of the score with {_return_in_words(stored)}, session by session.",
         pictures={"rank IC over time": figures.ic_figure(ic)},
         tables={"by path": table},
     )
 
 
-def _members(stored: _Stored) -> Section | None:
-    return members_section(stored.environment)
+def _return_in_words(stored: Stored) -> str:
+    labels = stored.study.labels
+    if isinstance(labels, PlanLabelSpec):
+        return f"the return over the {labels.plan.max_hold_minutes} minutes after the decision"
+    return "the executable return"
 
 
-def _calibration(stored: _Stored) -> Section | None:
-    table = stored.table("calibrators", "reliability")
-    if table is None:
-        return None
-    scores = (
-        table.group_by("member", "head", "stage")
-        .agg(pl.col("brier").mean(), pl.col("ece").mean(), rows=pl.col("rows").sum())
-        .sort("member", "head", "stage", descending=[False, False, True])
-    )
-    pooled = (
-        table.group_by("member", "head", "stage", "bin")
-        .agg(
-            mean_pred=(pl.col("mean_pred") * pl.col("rows")).sum() / pl.col("rows").sum(),
-            rate=(pl.col("rate") * pl.col("rows")).sum() / pl.col("rows").sum(),
-        )
-        .sort("member", "head", "bin")
-    )
-    return Section(
-        "Calibration",
-        "Reliability on the tune groups, all splits pooled by bin.",
-        pictures={"observed rate against prediction": figures.reliability_figure(pooled)},
-        tables={"Brier score and calibration error": scores},
-    )
-
-
-def _blocks(stored: _Stored) -> Section | None:
+def _blocks(stored: Stored) -> Section | None:
     metrics = stored.table("backtest", "metrics")
     return (
         None
-        if metrics is None
+        if metrics is None or "entry_block_rate" not in metrics["name"]
         else Section(
             "Blocked entries and exits",
             "Orders that the market would not have filled, and exits that had to be carried.",
@@ -193,7 +180,7 @@ def _blocks(stored: _Stored) -> Section | None:
     )
 
 
-def _profile(stored: _Stored) -> Section | None:
+def _profile(stored: Stored) -> Section | None:
     profile = stored.table("backtest", "profile")
     if profile is None:
         return None
@@ -209,10 +196,12 @@ def _profile(stored: _Stored) -> Section | None:
     )
 
 
-def _exclusions(stored: _Stored) -> Section | None:
+def _exclusions(stored: Stored) -> Section | None:
     summary, rows = stored.table("panel", "summary"), stored.table("panel", "exclusions")
     if summary is None or rows is None:
         return None
+    if "minutes" in summary.columns:
+        return minutes_section(stored, summary, rows)
     quarantine = stored.table("panel", "quarantine")
     tables = {"rows by reason": rows.group_by("reason").len("rows").sort("rows", descending=True)}
     if quarantine is not None and len(quarantine):
@@ -225,7 +214,7 @@ def _exclusions(stored: _Stored) -> Section | None:
     )
 
 
-def _folds(stored: _Stored) -> Section | None:
+def _folds(stored: Stored) -> Section | None:
     sessions, certificate = stored.table("folds", "split_sessions"), stored.table("folds", "certificate")
     if sessions is None or certificate is None:
         return None
@@ -233,49 +222,26 @@ def _folds(stored: _Stored) -> Section | None:
         "Folds",
         "The certificate recounts overlaps by another algorithm than the purge.",
         pictures={"roles": figures.folds_figure(sessions)},
-        tables={"certificate": certificate},
+        tables={"certificate": certificate} | _named(stored, sessions),
     )
 
 
-def _live(stored: _Stored) -> Section | None:
-    orders, parity = stored.table("inference", "orders"), stored.table("parity", "report")
-    if orders is None:
-        return None
-    last = orders.filter(pl.col("session") == orders["session"].max()).select(
-        "session", "rank", "code", "score", "board", "industry"
-    )
-    tables: dict[str, pl.DataFrame] = {"latest selection": last}
-    if parity is not None:
-        tables["parity by session"] = (
-            parity.group_by("session")
-            .agg(exact=pl.col("exact").all(), rows=pl.col("rows").sum(), different=pl.col("different").sum())
-            .sort("session")
-        )
-    realised = _realised(stored)
-    if realised is not None:
-        tables["realised so far"] = realised
-    return Section(
-        "Live sessions",
-        "Each session was inferred with what was known at its decision time and rebuilt later by the research path.",
-        tables=tables,
-    )
+def _named(stored: Stored, sessions: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Sessions of the named splits, where the study seals two stretches."""
+    if not stored.study.folds.stress_share:
+        return {}
+    sealed = dict(enumerate(SEALED_SPLITS, stored.study.folds.n_groups))
+    tested = pl.col("group").replace_strict(sealed, default=None, return_dtype=pl.String)
+    name = pl.when(pl.col("role") == "fit").then(pl.lit(FIT_INNER)).when(pl.col("role") == "tune").then(
+        pl.lit(TUNE_INNER)).when(pl.col("role") == "test").then(tested)  # fmt: skip
+    named = (
+        sessions.filter(split=LOCKED).with_columns(named_split=name).drop_nulls("named_split").group_by("named_split")
+        .agg(sessions=pl.len(), first=pl.col("session").min(), last=pl.col("session").max()).sort("first")
+    )  # fmt: skip
+    return {f"named splits: the roles of {LOCKED}": named}
 
 
-def _realised(stored: _Stored) -> pl.DataFrame | None:
-    """Per recorded session whose labels have ended: rank IC of the live score, mean return of what was selected."""
-    predictions, labels = stored.table("inference", "predictions"), stored.table("labels", "labels")
-    orders = stored.table("inference", "orders")
-    if predictions is None or labels is None or orders is None:
-        return None
-    known = labels.filter(pl.col("ret").is_not_null()).select("session", "instrument", "ret")
-    ic = rank_ic(predictions, known).filter(pl.col("rank_ic").is_not_null())
-    selected = orders.join(known, on=["session", "instrument"])
-    held = selected.group_by("session").agg(selected_return=pl.col("ret").mean())
-    whole = known.group_by("session").agg(all_names_return=pl.col("ret").mean())
-    return ic.join(held, on="session", how="left").join(whole, on="session", how="left").sort("session")
-
-
-def _vendor_tables(stored: _Stored) -> Section | None:
+def _vendor_tables(stored: Stored) -> Section | None:
     if not stored.environment.lake.tables():
         return None
     shares = observed_shares(stored.environment.lake)
@@ -284,16 +250,26 @@ def _vendor_tables(stored: _Stored) -> Section | None:
     words = "A row is known by its table's publication rule or, once the table is watched, when it was observed."
     return Section(
         "Vendor tables",
-        words + (" Absent: " + "; ".join(absent) + "." if absent else ""),
+        words + (" Absent: " + "; ".join(absent) + "." if absent else "") + _left_out(stored),
         tables={"rows of all versions, and the share that was observed": shares},
     )
 
 
-def _diagnostics(stored: _Stored) -> Section | None:
+def _left_out(stored: Stored) -> str:
+    """Feature families of the registered study that this environment does without, in words."""
+    registered = STUDIES[stored.study.name].features
+    gone = [name for name in registered if name not in stored.study.features]
+    if not gone:
+        return ""
+    whole, left = len(plan(registered).schema), len(plan(stored.study.features).schema)
+    return f" Feature families left out: {', '.join(gone)}; {left} of {whole} features remain."
+
+
+def _diagnostics(stored: Stored) -> Section | None:
     return findings_section(stored.environment)
 
 
-def _lineage(stored: _Stored) -> Section | None:
+def _lineage(stored: Stored) -> Section | None:
     rows: list[dict[str, Any]] = []
     for stage in [*MARKET_STAGES, *RESEARCH_STAGES]:
         hashes = stored.hashes(stage)
@@ -305,7 +281,7 @@ def _lineage(stored: _Stored) -> Section | None:
     return Section("Lineage", words, tables={"content hashes": pl.DataFrame(rows)} if rows else {})
 
 
-SECTIONS: tuple[Callable[[_Stored], Section | None], ...] = (
-    _gates, _equity, _ic, _members, _calibration, _blocks, _profile, _live, _vendor_tables, _exclusions, _folds,
-    _diagnostics, _lineage,
+SECTIONS: tuple[Callable[[Stored], Section | None], ...] = (
+    _gates, sealed_section, plan_section, positions_section, thresholds_section, _equity, _ic, members_section,
+    calibration_section, _blocks, _profile, live_section, _vendor_tables, _exclusions, _folds, _diagnostics, _lineage,
 )  # fmt: skip

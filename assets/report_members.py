@@ -1,4 +1,4 @@
-"""The report's part on members: what each is worth alone, how the nets learned, and what weighs what."""
+"""The report's parts on members: what each is worth alone, how the nets learned, what weighs what; calibration."""
 
 from __future__ import annotations
 
@@ -6,24 +6,36 @@ from typing import Any
 
 import polars as pl
 
+from assets.report_stored import Stored
+from pipeline.positions.manager import PROBABILITIES
+from pipeline.positions.manager_spec import ManagerSpec
 from pipeline.reports import figures
 from pipeline.reports.html import Section
 from pipeline.study import Study
 from resources.environments import Environment
 from resources.versions import Version
 
-WORDS = (
-    "Rank IC of the alpha's head with the executable return, over the splits. Epochs of a net are chosen on tune rows: "
-    "by the execution-aware objective or by the loss, whichever the study says; both choices are shown."
+WORDS = "Rank IC of the alpha's head with the executable return, over the splits."
+ON_EPOCHS = (
+    " Epochs of a net are chosen on tune rows: by the execution-aware objective or by the loss, whichever the study "
+    "says; both choices are shown."
 )
+ON_HEADS = (
+    "Heads are measured on test rows, mean over splits, beside the constant of the rows that they were fitted on: a "
+    "ratio under 1 is better than the constant."
+)
+MEASURES = (
+    "auc", "brier_ratio", "log_loss_ratio", "mae_ratio", "hit_rate_top", "hit_rate", "positives", "rows",
+)  # fmt: skip
 TRAINING_NOTES = (
     "paths", "switched_off", "device", "precision", "selected_by", "epoch", "epoch_by_objective", "epoch_by_loss",
 )  # fmt: skip
+HEADS_SHOWN = 8  # more heads than these drown a picture and a table
 
 
-def members_section(environment: Environment) -> Section | None:
+def members_section(stored: Stored) -> Section | None:
     """None before any member was fitted."""
-    study, artifacts = environment.study, environment.artifacts
+    environment, study, artifacts = stored.environment, stored.study, stored.environment.artifacts
     versions = artifacts.current(study.name, "models")
     if not versions:
         return None
@@ -38,13 +50,19 @@ def members_section(environment: Environment) -> Section | None:
         if len(learned):
             pictures[f"{member.name}: loss and objective by epoch, mean over splits"] = figures.curves_figure(learned)
             epochs += [_epochs(part, version) for part, version in mine.items()]
-    tables = {"by member": pl.concat([_worth(study, member.name, versions) for member in study.members])}
+    worth = pl.concat([_worth(study, member.name, versions) for member in study.members])
+    heads = _heads(study, versions)
+    tables = {"by member": worth} if len(worth) else {}
+    folded = dict[str, pl.DataFrame]()
+    if heads is not None:
+        tables["heads that decide, on test rows"] = heads.filter(pl.col("head").is_in(deciding_heads(study)))
+        folded["every head, on test rows"] = heads
     weights = _weights(environment)
     if weights is not None:
         tables["weights in the ensemble"] = weights
     if epochs:
         tables["training of the nets"] = pl.DataFrame(epochs, infer_schema_length=None)
-    return Section("Members", WORDS, pictures=pictures, tables=tables)
+    return Section("Members", WORDS + ON_EPOCHS if heads is None else ON_HEADS, pictures, tables, folded)
 
 
 def _worth(study: Study, member: str, versions: dict[str, Version]) -> pl.DataFrame:
@@ -84,3 +102,60 @@ def _weights(environment: Environment) -> pl.DataFrame | None:
         .agg(pl.col("weight").mean(), pl.col("rank_ic").mean().alias("tune_rank_ic"), pl.col("reason").first())
         .with_columns(champion_holds=pl.lit(study.ensemble.splits))
     )
+
+
+def _heads(study: Study, versions: dict[str, Version]) -> pl.DataFrame | None:
+    """Per member and head, measures on test rows and what it was fitted on, mean over splits; None without notes."""
+    rows = []
+    for part, version in versions.items():
+        fitted = version.metadata["training"].get("heads")
+        if fitted is None:
+            continue
+        member, measured = part.split("|")[1], version.metadata["metrics"]["test"]
+        for head in (head.name for head in study.labels.heads):
+            told = {name: measured[head].get(name) for name in MEASURES}
+            notes = {name: fitted[head].get(name) for name in ("fit_rows", "fit_row_ratio", "fit_filter")}
+            rows.append({"member": member, "head": head} | notes | told)
+    if not rows:
+        return None
+    table = pl.DataFrame(rows, infer_schema_length=None)
+    return table.group_by("member", "head", maintain_order=True).agg(
+        pl.len().alias("splits"), pl.col("fit_filter").first(), pl.col("fit_rows", "fit_row_ratio", *MEASURES).mean()
+    )
+
+
+def deciding_heads(study: Study) -> tuple[str, ...]:
+    """Heads that the policy reads; all of them where it does not say."""
+    return PROBABILITIES if isinstance(study.policy, ManagerSpec) else tuple(head.name for head in study.labels.heads)
+
+
+def calibration_section(stored: Stored) -> Section | None:
+    """None before any head was calibrated."""
+    table = stored.table("calibrators", "reliability")
+    if table is None:
+        return None
+    scores = (
+        table.group_by("member", "head", "stage")
+        .agg(pl.col("brier").mean(), pl.col("ece").mean(), rows=pl.col("rows").sum())
+        .sort("member", "head", "stage", descending=[False, False, True])
+    )
+    pooled = (
+        table.group_by("member", "head", "stage", "bin")
+        .agg(
+            mean_pred=(pl.col("mean_pred") * pl.col("rows")).sum() / pl.col("rows").sum(),
+            rate=(pl.col("rate") * pl.col("rows")).sum() / pl.col("rows").sum(),
+        )
+        .sort("member", "head", "bin")
+    )
+    words = "Reliability on the tune groups, all splits pooled by bin."
+    if table["head"].n_unique() <= HEADS_SHOWN:
+        picture = {"observed rate against prediction": figures.reliability_figure(pooled)}
+        return Section("Calibration", words, picture, {"Brier score and calibration error": scores})
+    mine = pl.col("head").is_in(deciding_heads(stored.study)) & pl.col("member").is_in(stored.study.ensemble_names)
+    picture = {
+        "observed rate against prediction, after calibration: heads that decide, members that serve":
+        figures.reliability_figure(pooled.filter(mine))
+    }  # fmt: skip
+    beside = scores.pivot(on="stage", index=["member", "head"], values=["brier", "ece"]).sort("member", "head")
+    shown = beside.filter(mine)
+    return Section("Calibration", words, picture, {"heads that decide": shown}, {"every head": beside})

@@ -20,7 +20,7 @@ from pipeline.models.spec import LinearHeadsSpec, TreeHeadsSpec
 from resources.environments import Environment, Settings, create_environment
 from tests.tiny import live_session
 
-STUDY = "perp_minute"
+STUDY, SYMBOL = "perp_minute", "BTCUSDT"
 LAST, DAYS, LIVE_DAYS = date(2026, 6, 30), 16, 2
 # Few splits, rows, rounds and thresholds, and only the gates that hold whatever a market brings: these tests need a
 # champion and trades of both sides. Whether members, manager and gates are right is tested beside them.

@@ -138,6 +138,7 @@ def curves_figure(curves: pl.DataFrame) -> bytes:
 def reliability_figure(table: pl.DataFrame) -> bytes:
     """Observed rate against predicted probability per head, after calibration; the diagonal is perfect."""
     after = table.filter(pl.col("stage") == "after")
+    alone = after["member"].n_unique() == 1
 
     def draw(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle="--")
@@ -151,7 +152,7 @@ def reliability_figure(table: pl.DataFrame) -> bytes:
                 marker="o",
                 markersize=3,
                 linewidth=1,
-                label=f"{member} {head}",
+                label=head if alone else f"{member} {head}",
             )
         axes.set_xlabel("predicted", color=INK)
         axes.set_ylabel("observed", color=INK)
@@ -206,8 +207,12 @@ def equity_figure(equity: pl.DataFrame) -> bytes:
                 label="paths, mean gross",
             )
         axes.set_yscale("log")
+        # Books that hardly move (0.998 to 1.001) need more digits, or every tick reads 1.
+        low, high = axes.get_ylim()
+        digits = 2 if high > 1.1 * low else 5
         for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis(lambda value, _: f"{value:.2g}")
+            axis(lambda value, _: f"{value:.{digits}g}")
+        axes.tick_params(axis="y", which="minor", colors=MUTED, labelsize=8)
         axes.set_ylabel("NAV", color=INK)
         _legend(axes, 3)
 

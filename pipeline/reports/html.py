@@ -6,6 +6,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -24,24 +25,28 @@ nav a { margin-right: 14px; color: var(--accent); text-decoration: none; white-s
 table { border-collapse: collapse; width: 100%; font-size: 13px; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.t { white-space: nowrap; }
 .verdict { font-weight: 600; padding: 14px 18px; border-radius: 8px; margin: 16px 0; }
 .yes { background: #ebfbee; color: #2b8a3e; }
 .no { background: #fff5f5; color: #c92a2a; }
 .neither { background: #f1f3f5; }
 .pass { color: #2b8a3e; }
 .fail { color: #c92a2a; }
+details { margin: 10px 0; }
+summary { cursor: pointer; font-weight: 600; font-size: 14px; color: var(--accent); }
 .muted, .missing, .not_applicable { color: var(--muted); }
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page, in order: words, pictures (title -> PNG), tables (title -> frame)."""
+    """One part of the page, in order: words, pictures (title -> PNG), tables (title -> frame), and tables to unfold."""
 
     title: str
     words: str = ""
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     tables: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    folded: Mapping[str, pl.DataFrame] = field(default_factory=dict)
 
 
 def page(title: str, subtitle: str, promoted: bool | None, verdict: str, sections: Sequence[Section]) -> str:
@@ -81,6 +86,9 @@ def _section(section: Section) -> str:
         parts.append(f"<figure>{image}<figcaption class=muted>{words}</figcaption></figure>")
     for title, frame in section.tables.items():
         parts.append(f"<h3>{html.escape(title)}</h3>{_table(frame)}")
+    for title, frame in section.folded.items():
+        rows = f"{len(frame)} row" + ("" if len(frame) == 1 else "s")
+        parts.append(f"<details><summary>{html.escape(title)} ({rows})</summary>{_table(frame)}</details>")
     return "".join(parts) + "</section>"
 
 
@@ -100,7 +108,10 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return "<td class='n muted'>\u2013</td>"
     if isinstance(value, float):
-        return f"<td class=n>{value:,.4g}</td>" if abs(value) < 1e5 else f"<td class=n>{value:,.0f}</td>"
+        shown = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.1f}" if abs(value) < 1e5 else f"{value:,.0f}"
+        return f"<td class=n>{shown}</td>"
+    if isinstance(value, datetime):
+        return f"<td class=t>{value:%Y-%m-%d %H:%M}</td>"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"<td class=n>{value:,}</td>"
     text = html.escape(str(value))
