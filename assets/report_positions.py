@@ -149,7 +149,8 @@ def sealed_section(stored: Stored) -> Section | None:
     words = "accepted: no reason against it" if not reasons else f"rejected: {'; '.join(reasons)}"
     return Section(
         "Sealed verdict",
-        f"The two stretches that were opened once, for this verdict. The position manager is {words}.",
+        f"The two stretches that were opened once, for this verdict. Under the plan {verdict['price_plan_id']} the "
+        f"position manager is {words}.",
         tables={
             "by stretch": pl.DataFrame([_stretch(name, verdict["metrics"][name]) for name in SEALED_SPLITS]),
             "exits by side": pl.DataFrame([
