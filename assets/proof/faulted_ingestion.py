@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
 
 from assets.proof.fault_server import Armed, Fault, Loopback, Weather
 from assets.proof.faults_of_archive import archive_faults
 from assets.proof.faults_of_binance import interface_faults
 from assets.proof.faults_of_http import ARCHIVE, CORRECTED, EQUAL, INTERFACE, KEPT, PLAUSIBLE, TOLD, TUSHARE
 from assets.proof.faults_of_tushare import tushare_faults
-from assets.proof.lake_truth import compared, differing
+from assets.proof.lake_truth import compared, differing, missed
 from pipeline.asof.spec import TableUse
 from pipeline.clock import FixedClock
 from pipeline.errors import FoldgateError
@@ -164,6 +165,7 @@ class _Course:
     detail: str = ""
     injected: int = 0
     taken_in: bool = False  # something false or late, so that fair weather has to correct
+    late: list[pl.DataFrame] = field(default_factory=list)  # what readers of the lake had to do without
     plausible: bool = False  # an answer in which nothing was wrong except that the vendor says otherwise later
 
 
@@ -189,6 +191,7 @@ class Campaign:
         course.taken_in |= bool(might & {TOLD, *PLAUSIBLE})
         course.plausible |= bool(might & {*PLAUSIBLE})
         silent, told = differing(self.environment.lake, self.rig.truth.lake, spec, report.notes)
+        course.late.append(missed(self.environment.lake, self.rig.truth.lake, spec))
         if silent and not ends.startswith(NEVER) and not course.plausible:
             ends, detail = "silent gap", ", ".join(silent[:3]) or "whole table"
         elif ends == EQUAL and (silent or told):
@@ -229,7 +232,8 @@ class Campaign:
         ends, detail, report = self._ingest(spec)
         if ends != EQUAL:
             return Judged(spec.name, f"never healed: {ends}", course.injected, detail=detail)
-        end = compared(self.environment.lake, rig.truth.lake, spec, report, rig.began if course.taken_in else None)
+        since, late = rig.began if course.taken_in else None, pl.concat(course.late).unique()
+        end = compared(self.environment.lake, rig.truth.lake, spec, report, since, late)
         if course.ends == CORRECTED and report.vanished:
             course.ends = KEPT
         if not course.ends.startswith(NEVER) and end.wrong:

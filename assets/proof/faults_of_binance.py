@@ -75,7 +75,7 @@ def _shapes() -> Iterator[Fault]:
         ("rows that are numbers", [7], always("SchemaError")),
         ("rows that are empty", [{}], always("SchemaError")),
     ):
-        yield Fault("JSON of another shape", INTERFACE, _edited(lambda rows, answer=answer: answer), end, form, EVER)
+        yield Fault("JSON of another shape", INTERFACE, _edited(_instead(answer)), end, form, EVER)
     yield Fault(
         "JSON of another shape",
         INTERFACE,
@@ -210,6 +210,10 @@ def _edited(
         return replace(reply, body=json.dumps(edit(answer)).encode())
 
     return change
+
+
+def _instead(answer: Any) -> Callable[[Any], Any]:
+    return lambda rows: answer
 
 
 def _at(subjects: str | tuple[str, ...], edit: Callable[[Any], Any], least: int = 0) -> Change:

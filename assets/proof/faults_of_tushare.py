@@ -62,7 +62,7 @@ def _odd_answers() -> Iterator[Fault]:
         yield Fault(
             "row that is no row",
             TUSHARE,
-            _rows(lambda fields, rows, items=items: items + rows),
+            _rows(_preceded(items)),
             always("SchemaError"),
             form,
             EVER,
@@ -185,6 +185,10 @@ def _rows(edit: Callable[[list[str], Items], Items], least: int = 1) -> Change:
         return replace(reply, body=json.dumps(answer).encode())
 
     return change
+
+
+def _preceded(items: list[Any]) -> Callable[[list[str], Items], Items]:
+    return lambda fields, rows: [*items, *rows]
 
 
 def _paged(cut: Callable[[Items, int], tuple[Items, bool]]) -> Change:

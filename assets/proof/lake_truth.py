@@ -50,16 +50,29 @@ def differing(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str]) ->
 
 def _noted(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str], days: list[str]) -> bool:
     """Whether the notes name just as many missing minutes as those days lack, and nothing else differs on them."""
-    bounds = {"start": date.fromisoformat(days[0]), "end": date.fromisoformat(days[-1])}
+    start, end = date.fromisoformat(days[0]), date.fromisoformat(days[-1])
     have, true = (
-        side.latest(spec.name, **bounds).drop(STAMPS).filter(spec.event_day().cast(pl.String).is_in(days))
+        side.latest(spec.name, start=start, end=end).drop(STAMPS).filter(spec.event_day().cast(pl.String).is_in(days))
         for side in (lake, truth)
     )
     lacking = _without(true, have).height
     return _without(have, true).is_empty() and any(f": {lacking} minutes missing" in note for note in notes)
 
 
-def compared(lake: Lake, truth: Lake, spec: TableSpec, report: IngestReport, since: datetime | None) -> Compared:
+def missed(lake: Lake, truth: Lake, spec: TableSpec) -> pl.DataFrame:
+    """True rows that a lake lacks although it takes their day for complete: its readers decide without them."""
+    held = lake.manifest().tables.get(spec.name)
+    wanted = truth.latest(spec.name).select(spec.names)
+    if held is None:
+        return wanted.clear()
+    if spec.layout == "session":
+        wanted = wanted.filter(spec.event_day().cast(pl.String).is_in(list(held.complete)))
+    return _without(wanted, lake.latest(spec.name).select(spec.names))
+
+
+def compared(
+    lake: Lake, truth: Lake, spec: TableSpec, report: IngestReport, since: datetime | None, late: pl.DataFrame
+) -> Compared:
     """Whether a lake is the truth.
 
     Parameters
@@ -69,6 +82,8 @@ def compared(lake: Lake, truth: Lake, spec: TableSpec, report: IngestReport, sin
     since : datetime, optional
         Values may have come late, and must then be known no earlier than this. None: nothing false was ever taken
         in, so that contents must be equal bit for bit, time stamps included.
+    late : DataFrame
+        Rows that were missed before: they must be dated when they came, whatever the table's rule says.
     """
     held, true = lake.manifest().table(spec.name), truth.manifest().table(spec.name)
     rows = true.rows
@@ -83,9 +98,10 @@ def compared(lake: Lake, truth: Lake, spec: TableSpec, report: IngestReport, sin
         seen = f"{lost.height} true rows lacking, {others.height} others, {report.vanished} told as withdrawn"
         return Compared(f"values differ: {seen}", rows)
     timed = [*values, "known_at", "knowledge"]
-    late = _without(have.select(timed), wanted.select(timed)).join(wanted, on=values, how="semi", nulls_equal=True)
+    moved = _without(have.select(timed), wanted.select(timed)).join(wanted, on=values, how="semi", nulls_equal=True)
+    stamped = pl.concat([moved, have.select(timed).join(late, on=values, how="semi", nulls_equal=True)]).unique()
     honest = (pl.col("knowledge") == "observed") & (pl.col("known_at") >= since)
-    return Compared("" if late.filter(~honest).is_empty() else "a late row is dated back", rows, late.height)
+    return Compared("" if stamped.filter(~honest).is_empty() else "a late row is dated back", rows, stamped.height)
 
 
 def _without(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:

@@ -2,5 +2,6 @@
 
 from assets.proof.causality import CAUSALITY
 from assets.proof.contract import Proof
+from assets.proof.vendor_faults import VENDOR_FAULTS
 
-PROOFS: tuple[Proof, ...] = (CAUSALITY,)
+PROOFS: tuple[Proof, ...] = (CAUSALITY, VENDOR_FAULTS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def run(size: Size, folder: Path, progress: Progress) -> Finding:
     return finding(trials, mixed, unproven)
 
 
-def _rigs(size: Size, folder: Path) -> Iterator[object]:
+def _rigs(size: Size, folder: Path) -> Iterator[AbstractContextManager[Rig]]:
     """Each protocol of each registered study's vendor, once a vendor; the archive a second time for its months."""
     studies = {study.market.vendor: study for study in reversed(STUDIES.values())}
     for vendor, study in sorted(studies.items(), reverse=True):
@@ -125,10 +125,10 @@ def finding(
     text = (
         f"{kinds.height} kinds of faults in {len(_forms(trials))} forms were put between the real clients and a vendor "
         f"on a socket of this machine: {len(trials)} ingestions with one fault and {len(mixed)} random mixtures "
-        f"({mixtures.height} tables); {held} of {tried} ended as they must. After each, the same tables were ingested "
-        f"once more in fair weather, and {rows:,} rows of the single faults compared with the truth. An end is: equal; "
-        f"stopped with one of {stops} typed errors; told incomplete; corrected, with rows dated when they were seen; or "
-        f"kept, and told as withdrawn."
+        f"({mixtures.height} tables); {held} of {tried} ended as they must. After each, the same tables were "
+        f"ingested once more in fair weather; of the single faults {rows:,} rows were compared with the truth. "
+        f"An end is: equal; stopped with one of {stops} typed errors; told incomplete; corrected, with rows dated when "
+        f"they were seen; or kept, and told as withdrawn."
     )
     if unproven:
         text += f" Never tried, because no request was theirs: {', '.join(sorted({f.kind for f in unproven}))}."
@@ -190,8 +190,8 @@ def _befell(fault: Fault, trials: Sequence[Trial]) -> bool:
 VENDOR_FAULTS = Proof(
     name="vendor_faults",
     title="Vendor faults",
-    claims="Whatever goes wrong between a vendor and the lake, alone or in mixtures, the lake ends equal to the truth or "
-    "the run stops with an error that names what is wrong; a gap is never silent.",
+    claims="Whatever goes wrong between a vendor and the lake, alone or in mixtures, the lake ends equal to the truth "
+    "or the run stops with an error that names what is wrong; a gap is never silent.",
     cannot_see="An answer in which nothing is wrong, such as a row left out of a day or another price, cannot be told "
     "from the truth until the vendor says otherwise, and that is heard only inside the window of sessions that are "
     "asked for again. Rows that a vendor withdraws stay in the lake; that is told. The vendors here are simulations of "
