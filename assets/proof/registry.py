@@ -1,7 +1,9 @@
 """Every proof, in the order in which they are published."""
 
+from assets.proof.attacks import ATTACKS
 from assets.proof.causality import CAUSALITY
 from assets.proof.contract import Proof
+from assets.proof.executability import EXECUTABILITY
 from assets.proof.vendor_faults import VENDOR_FAULTS
 
-PROOFS: tuple[Proof, ...] = (CAUSALITY, VENDOR_FAULTS)
+PROOFS: tuple[Proof, ...] = (CAUSALITY, ATTACKS, VENDOR_FAULTS, EXECUTABILITY)
