@@ -223,7 +223,7 @@ def _python(
             risen = np.exp(linear - linear.max(axis=1, keepdims=True))
             linear = risen / risen.sum(axis=1, keepdims=True)
         elif block.kind == "logistic":
-            linear = 1.0 / (1.0 + np.exp(-linear))
+            linear = np.exp(-np.logaddexp(0.0, -linear))  # does not overflow where an outlier drives it
         if block.kind != "linear":
             linear = np.clip(linear, PROBABILITY_EDGE, 1.0 - PROBABILITY_EDGE)
         columns += [linear[:, i] for i, head in enumerate(block.heads) if head.learned]
