@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -12,6 +13,7 @@ from pipeline.tables.spec import TableSpec
 from resources.ingestion import IngestReport
 from resources.lake import Lake
 
+MISSING = re.compile(r": (\d+) minutes missing")
 STAMPS = ("known_at", "ingested_at", "knowledge", "request")
 
 
@@ -56,7 +58,9 @@ def _noted(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str], days:
         for side in (lake, truth)
     )
     lacking = _without(true, have).height
-    return _without(have, true).is_empty() and any(f": {lacking} minutes missing" in note for note in notes)
+    # A note a symbol and request, and a request a month.
+    told = sum(int(found.group(1)) for note in notes if (found := MISSING.search(note)))
+    return _without(have, true).is_empty() and told == lacking
 
 
 def missed(lake: Lake, truth: Lake, spec: TableSpec) -> pl.DataFrame:
