@@ -69,7 +69,7 @@ MARKETS: dict[Size, dict[str, Markets]] = {
     },
     "full": {
         "session": Markets(60, "demo", {"minutes": False}, rises=(0.0, 0.001, 0.002), precision=0.001,
-                           leaks={0.03: 8, 0.06: 8}),
+                           leaks={0.03: 8, 0.06: 8}, rounds=20),
         "minute": Markets(3, "demo", {"days": 100}),
     },
 }  # fmt: skip
@@ -115,14 +115,16 @@ def _members(study: Study, rounds: int | None) -> list[dict[str, Any]]:
 
 
 def control(plan: MarketPlan, home: Path) -> dict[str, Any]:
-    """Out-of-sample rank IC by session, and what became of the candidate; a leak is measured, not judged."""
+    """Out-of-sample rank IC by session, and what became of the candidate where there is one."""
     runner = researched(plan, home)
     found: dict[str, Any] = {"rank_ic": out_of_sample(runner)["rank_ic"].to_list()}
-    if not plan.promotes:
-        return found | {"leaked": leaked_rank_ic(runner.environment, plan.leak)}
-    refused = attempt_promotion(runner)
-    promoted = runner.environment.champions(plan.study).current() is not None
-    return found | {"refused": refused, "promoted": promoted, "gates": verdicts(runner)}
+    if plan.leak:
+        found["leaked"] = leaked_rank_ic(runner.environment, plan.leak)
+    if plan.promotes:
+        refused = attempt_promotion(runner)
+        promoted = runner.environment.champions(plan.study).current() is not None
+        found |= {"refused": refused, "promoted": promoted, "gates": verdicts(runner)}
+    return found
 
 
 NULL_MARKET = Proof(
