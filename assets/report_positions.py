@@ -126,7 +126,7 @@ def thresholds_section(stored: Stored) -> Section | None:
     if not parts or "long_direction" not in next(iter(parts.values())).columns:
         return None
     chosen = [
-        part.filter("chosen").select(pl.lit(split).alias("split"), *THRESHOLDS, *ON_TUNE)
+        part.filter("chosen").select(pl.lit(split).alias("split"), *THRESHOLDS, *ON_TUNE, "adopted")
         for split, part in parts.items()
     ]
     size = len(next(iter(parts.values())))

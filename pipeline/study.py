@@ -13,8 +13,8 @@ from pipeline.errors import BadInput
 from pipeline.features.minutes.plan import MinutePlan
 from pipeline.features.plan import plan
 from pipeline.folds.spec import FoldSpec
-from pipeline.gates.spec import PromotionSpec
 from pipeline.frames import MINUTE, ROW
+from pipeline.gates.spec import PromotionSpec
 from pipeline.labels.minute_spec import PlanLabelSpec
 from pipeline.labels.spec import LabelSpec
 from pipeline.models.spec import MemberSpec, MultiPathNetSpec, TrainingSpec

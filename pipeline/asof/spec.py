@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 from pydantic import Field
 
 from pipeline.clock import instant
-
 from pipeline.spec import Spec
 
 

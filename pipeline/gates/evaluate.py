@@ -58,6 +58,8 @@ class Evidence:
     excess : Mapping[str, ndarray]
         Book -> net return per session less what random picks of the same number and size earn on average, in
         session order; books are the CPCV paths and `locked`. Picks are names, or minutes of the same day and side.
+    net : Mapping[str, ndarray]
+        Book -> net return of each session.
     rank_ic : Mapping[str, ndarray]
         `paths` and `locked` -> rank IC per session.
     metrics : Mapping[str, Mapping[str, float]]
@@ -77,6 +79,7 @@ class Evidence:
     subject: str
     certificate: pl.DataFrame = field(default_factory=pl.DataFrame)
     excess: Mapping[str, np.ndarray] = field(default_factory=dict)
+    net: Mapping[str, np.ndarray] = field(default_factory=dict)
     rank_ic: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     calibration: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -148,6 +151,15 @@ def net_excess(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Me
     """the lower end of the interval of the annual net excess over random picks, mean of the paths, exceeds the bound"""
     value, low, high = _annualised(paths_excess(evidence), evidence.sessions_per_year, promotion)
     return Measured(value, low > bound, "a year, net, mean of the paths", low, high)
+
+
+def net_return(evidence: Evidence, bound: float, promotion: PromotionSpec) -> Measured:
+    """the lower end of the interval of the annual return after all costs, mean of the paths, exceeds the bound"""
+    paths = [series for book, series in sorted(evidence.net.items()) if book.startswith("path_")]
+    if not paths:
+        raise BadInput("the net return is that of path_00...", sorted(evidence.net), "run the backtest stage")
+    value, low, high = _annualised(np.mean(np.stack(paths), axis=0), evidence.sessions_per_year, promotion)
+    return Measured(value, low > bound, f"a year, net, mean of {len(paths)} paths, compared with nothing", low, high)
 
 
 def worst_path(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
@@ -283,6 +295,7 @@ GATES: dict[str, Gate] = {
     "folds_coverage": folds_coverage,
     "rank_ic": rank_ic,
     "net_excess": net_excess,
+    "net_return": net_return,
     "worst_path": worst_path,
     "probabilistic_sharpe": probabilistic,
     "deflated_sharpe": deflated,

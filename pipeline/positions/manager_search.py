@@ -19,6 +19,7 @@ from pipeline.positions.manager import KEY, MINUTE_MS, direction_margin, gates, 
 from pipeline.positions.manager_kernels import STATISTICS
 from pipeline.positions.manager_kernels import search as search_kernel
 from pipeline.positions.manager_spec import (
+    SIDE_OFF,
     SIDES,
     AddThresholds,
     ManagerConfig,
@@ -83,6 +84,13 @@ def candidate_config(base: ManagerConfig, grid: SearchGrid, point: dict[str, flo
         sizing=base.sizing.model_copy(update={"min_edge_bps": point["edge"],
                                               "max_single_leg_ratio": grid.max_single_leg_ratio}),
     )
+
+
+def switched_off(config: ManagerConfig) -> ManagerConfig:
+    """The same manager with both sides off: what a search adopts when its best candidate loses on its own rows."""
+    sides = {side: config.open.side(side).model_copy(update={"min_direction_prob": SIDE_OFF}) for side in SIDES}
+    named = {side.lower(): thresholds for side, thresholds in sides.items()}
+    return config.model_copy(update={"open": config.open.model_copy(update=named)})
 
 
 def _loosest(base: ManagerConfig, grid: SearchGrid) -> ManagerConfig:

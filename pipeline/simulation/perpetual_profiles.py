@@ -126,7 +126,7 @@ class PerpetualProfile(Spec):
 
 PERPETUALS: dict[str, PerpetualProfile] = {
     "tiny": PerpetualProfile(name="tiny", days=6, signal=0.2),
-    "demo": PerpetualProfile(name="demo", days=183, signal=0.15),
-    "long": PerpetualProfile(name="long", days=730, signal=0.15, faults=PerpetualFaults(
+    "demo": PerpetualProfile(name="demo", days=183, signal=0.25),
+    "long": PerpetualProfile(name="long", days=730, signal=0.25, faults=PerpetualFaults(
         outages=4, flat_minutes=80, republished=2, missing_book_days=3)),
 }

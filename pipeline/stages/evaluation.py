@@ -13,6 +13,7 @@ from pipeline.backtests.ic import rank_ic
 from pipeline.fingerprints import hash_json
 from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
+from pipeline.frames import ordered_mean
 from pipeline.gates.evaluate import Evidence, evaluate
 from pipeline.gates.ledger import Trial
 from pipeline.reports.figures import ic_figure, verdicts_figure
@@ -97,7 +98,8 @@ def _member_excess(study: Study, read: Reader, name: str, policies: Mapping[str,
 def _mean_excess(excess: pl.DataFrame, kind: str) -> pl.DataFrame:
     """session, excess: averaged over the paths, or of the locked stretch."""
     wanted = pl.col("book") == LOCKED if kind == LOCKED else pl.col("book") != LOCKED
-    return excess.filter(wanted).group_by("session", maintain_order=True).agg(pl.col("excess").mean()).sort("session")
+    by_session = excess.filter(wanted).group_by("session", maintain_order=True)
+    return by_session.agg(ordered_mean(pl.col("excess"))).sort("session")
 
 
 def evaluation_hash(read: Reader) -> str:
@@ -131,6 +133,7 @@ def _evidence(study: Study, read: Reader) -> Evidence:
         subject=evaluation_hash(read),
         certificate=read.table("folds", "certificate"),
         excess=_excess_series(read.table("backtest", "excess")),
+        net=_net_series(read.table("backtest", "equity")),
         rank_ic=_ic_series(read.table("backtest", "rank_ic")),
         metrics=_nested(read.table("backtest", "metrics")),
         calibration=_brier(study, read),
@@ -153,10 +156,17 @@ def _excess_series(excess: pl.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
+def _net_series(equity: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Book -> its net return of each session; a path that ends earlier is cash from then on."""
+    own = equity.filter(pl.col("book").str.starts_with("path_") | (pl.col("book") == LOCKED)).sort("book", "session")
+    before = pl.col("net").shift(fill_value=1.0).over("book")
+    return _excess_series(own.select("book", "session", excess=pl.col("net") / before - 1.0))
+
+
 def _ic_series(ic: pl.DataFrame) -> dict[str, np.ndarray]:
     """Mean rank IC per session over the paths, and on the locked stretch."""
     by_session = ic.filter(pl.col("path") != LOCKED).group_by("session", maintain_order=True)
-    paths = by_session.agg(pl.col("rank_ic").mean()).sort("session")
+    paths = by_session.agg(ordered_mean(pl.col("rank_ic"))).sort("session")
     return {
         "paths": paths["rank_ic"].to_numpy(),
         LOCKED: ic.filter(pl.col("path") == LOCKED)["rank_ic"].to_numpy(),

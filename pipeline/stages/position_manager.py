@@ -25,7 +25,7 @@ from pipeline.positions.manager import (
     run,
     with_truth,
 )
-from pipeline.positions.manager_search import optimism_gap, search
+from pipeline.positions.manager_search import optimism_gap, search, switched_off
 from pipeline.positions.manager_spec import ManagerConfig, ManagerSpec, PlanNumbers
 from pipeline.positions.trades import TRADE_SCHEMA, judge, trade_metrics
 from pipeline.reports.figures import equity_figure
@@ -70,10 +70,12 @@ def decided_rows(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.Da
 
 
 def choose(study: Study, read: Reader, tuned: pl.DataFrame, origin: str) -> tuple[ManagerConfig, pl.DataFrame]:
-    """Thresholds of the grid with the best score on the tune rows; the first of the best."""
+    """Thresholds of the grid with the best score on the tune rows, the first of the best; off where even they lose."""
     rows = decided_rows(study, read, tuned).with_columns(split_id=pl.lit(TUNE_INNER))  # a split's tune group is its own
     found = search(rows, _numbers(study), _manager(study).grid, _manager(study).base)
-    return found.config, found.table
+    earns = found.metrics.mean_weighted_edge_bps > 0.0
+    table = found.table.with_columns(adopted=pl.col("chosen") & earns)
+    return (found.config if earns else switched_off(found.config)), table
 
 
 def read_policy(data: bytes) -> ManagerConfig:

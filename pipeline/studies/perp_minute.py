@@ -42,6 +42,7 @@ STUDY = Study(
             GateSpec(name="impossible_fills", bound=0),
             GateSpec(name="rank_ic", bound=0),
             GateSpec(name="net_excess", bound=0),
+            GateSpec(name="net_return", bound=0),
             GateSpec(name="worst_path", bound=0),
             GateSpec(name="probabilistic_sharpe", bound=0.95),
             GateSpec(name="deflated_sharpe", bound=0.90),
