@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline.backtests.metrics import SESSIONS_PER_YEAR, daily_returns
 from pipeline.errors import BadInput
+from pipeline.frames import ordered_sum
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """[samples, n] resampled series -> [samples] values."""
@@ -123,7 +124,7 @@ def excess_over_random(equity: pl.DataFrame, book: str) -> pl.DataFrame:
             f"{own.height} returns, {n_books} random books",
             "run both under the same market and costs",
         )
-    average = drawn.group_by("session", maintain_order=True).agg(random=pl.col("net").sum() / n_books)
+    average = drawn.group_by("session", maintain_order=True).agg(random=ordered_sum(pl.col("net")) / n_books)
     return (
         own.join(average, on="session", how="left")
         .sort("session")

@@ -10,6 +10,7 @@ import polars as pl
 from pipeline.backtests.market import Market
 from pipeline.backtests.spec import ExecutionSpec
 from pipeline.errors import BadInput
+from pipeline.frames import ordered_sum
 
 LOTS = {"main": (100, 100), "chinext": (100, 100), "star": (200, 1), "bse": (100, 1)}
 """Board -> smallest buy order and step, in shares (the exchanges' trading rules)."""
@@ -90,7 +91,7 @@ def _placed(
         {"book": books, "wanted": wanted, "placed": placed, "capped": wanted > room, "too_small": too_small}
     )
     return orders.group_by("book", maintain_order=True).agg(
-        placed_share=pl.col("placed").sum() / pl.col("wanted").sum(),
+        placed_share=ordered_sum(pl.col("placed")) / ordered_sum(pl.col("wanted")),
         capped_rate=pl.col("capped").mean(),
         too_small_rate=pl.col("too_small").mean(),
     )

@@ -11,7 +11,7 @@ from numba import njit, prange
 
 from pipeline.backtests.market import Market
 from pipeline.errors import BadInput
-from pipeline.frames import require_columns, require_unique, row_key
+from pipeline.frames import ordered_mean, require_columns, require_unique, row_key
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,9 @@ def ic_summary(ic: pl.DataFrame, by: Sequence[str] = ()) -> pl.DataFrame:
     value = pl.col("rank_ic")
     wanted = {
         "sessions": value.count(),
-        "mean": value.mean(),
+        "mean": ordered_mean(value),
         "std": value.std(ddof=1),
-        "icir": value.mean() / value.std(ddof=1),
+        "icir": ordered_mean(value) / value.std(ddof=1),
         "positive": (value > 0).mean(),
     }
     return ic.group_by(list(by)).agg(**wanted).sort(list(by)) if by else ic.select(**wanted)

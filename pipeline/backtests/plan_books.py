@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.backtests.metrics import CURVES
 from pipeline.errors import BadInput
-from pipeline.frames import MINUTE, ROW, require_columns, require_unique
+from pipeline.frames import MINUTE, ROW, ordered_mean, ordered_sum, require_columns, require_unique
 from pipeline.positions.manager_spec import SIDES
 from pipeline.positions.trades import exit_mix, trade_metrics
 
@@ -102,7 +102,9 @@ def excess_over_random_minutes(trades: pl.DataFrame, truth: pl.DataFrame, sessio
     means = (
         truth.sort(MINUTE_KEY)
         .group_by(ROW, maintain_order=True)
-        .agg(pl.col(name).cast(pl.Float64).mean().alias(side) for name, side in zip(edges, SIDES, strict=True))
+        .agg(
+            ordered_mean(pl.col(name).cast(pl.Float64)).alias(side) for name, side in zip(edges, SIDES, strict=True)
+        )
         .unpivot(SIDES, index=ROW, variable_name="side", value_name="random_edge_bps")
     )
     beside = trades.join(means, on=[*ROW, "side"], how="left", maintain_order="left")
@@ -164,7 +166,7 @@ def _per_session(trades: pl.DataFrame, sessions: pl.DataFrame, **values: pl.Expr
     sums = (
         trades.sort(*BOOK_SESSION, "minute", "instrument", "side")
         .group_by(BOOK_SESSION, maintain_order=True)
-        .agg(value.sum().alias(name) for name, value in values.items())
+        .agg(ordered_sum(value).alias(name) for name, value in values.items())
     )
     every = sessions.select(BOOK_SESSION).sort(BOOK_SESSION)
     return every.join(sums, on=BOOK_SESSION, how="left", maintain_order="left").with_columns(
@@ -183,11 +185,12 @@ def _curves(returns: pl.DataFrame, sessions_per_year: int) -> pl.DataFrame:
     for c in CURVES:
         ret = pl.col(c)
         nav, spread = (1.0 + ret).cum_prod(), ret.std(ddof=1)
-        sharpe = pl.when((spread == 0) & (ret.mean() == 0)).then(0.0)
+        mean = ordered_mean(ret)
+        sharpe = pl.when((spread == 0) & (mean == 0)).then(0.0)
         columns += [
             nav.last().alias(f"final_nav_{c}"),
             (nav.last() ** (sessions_per_year / pl.len()) - 1).alias(f"annualised_return_{c}"),
-            sharpe.otherwise(ret.mean() / spread * math.sqrt(sessions_per_year)).alias(f"sharpe_{c}"),
+            sharpe.otherwise(mean / spread * math.sqrt(sessions_per_year)).alias(f"sharpe_{c}"),
             (nav / pl.max_horizontal(nav.cum_max(), pl.lit(1.0)) - 1).min().alias(f"max_drawdown_{c}"),
             (ret > 0).mean().alias(f"positive_days_{c}"),
         ]
@@ -207,8 +210,8 @@ def _sizes(trades: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
     """
     ratio = pl.col("planned_ratio")
     totals = trades.sort("book", "minute", "instrument", "side").group_by("book", maintain_order=True).agg(
-        traded=ratio.sum(),
-        earned=(ratio * pl.col("gross_edge_bps")).sum(),
+        traded=ordered_sum(ratio),
+        earned=ordered_sum(ratio * pl.col("gross_edge_bps")),
         traded_sessions=pl.col("session").n_unique(),
     )
     counted = sessions.group_by("book").len("sessions").join(totals, on="book", how="left")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from pipeline.frames import require_columns
+from pipeline.frames import ordered_mean, require_columns
 
 CAP_BUCKETS = (("micro", 0.3), ("small", 0.6), ("mid", 0.9), ("large", 1.0))
 """Upper end of each bucket as a percentile of the session's market caps: 30, 30, 30, 10% of the names."""
@@ -38,11 +38,13 @@ def selected_profile(orders: pl.DataFrame, panel: pl.DataFrame, top_industries: 
     described = panel.filter(pl.col("session").is_in(orders["session"].unique().to_list())).select(
         "session", "instrument", "board", "industry", market_cap=cap, cap_bucket=bucket
     )
-    days = orders.select("book", "session", "instrument").join(described, on=["session", "instrument"], how="left")
+    days = orders.select("book", "session", "instrument").join(
+        described, on=["session", "instrument"], how="left", maintain_order="left"
+    )
     sizes = [
         _rows("stock_days", "count", pl.len().cast(pl.Float64)),
         _rows("market_cap_cny", "median", pl.col("market_cap").median()),
-        _rows("market_cap_cny", "mean", pl.col("market_cap").mean()),
+        _rows("market_cap_cny", "mean", ordered_mean(pl.col("market_cap"))),
     ]
     shares = [
         _shares(days, "cap_bucket", len(CAP_BUCKETS) + 1),
