@@ -1,10 +1,12 @@
-"""Arithmetic on groups that a table's hash depends on."""
+"""Sums that a table's hash depends on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+
+import pytest
 
 SUMS = """
 import numpy as np, polars as pl
@@ -23,11 +25,22 @@ print(made["value"].to_numpy().tobytes().hex(), made["mean"].to_numpy().tobytes(
 """
 
 
-def test_a_groups_sum_does_not_depend_on_the_number_of_threads() -> None:
-    """Pins a backtest, and a ledger, whose hashes differ between machines of one core and of three."""
+GROSS = """
+import numpy as np, polars as pl
+from pipeline.asof.measures import ORDERS, _flow
+draw = np.random.default_rng(0)
+names = [f"{side}_{size}_amount" for size in ORDERS.values() for side in ("buy", "sell")]
+rows = pl.DataFrame({name: draw.lognormal(5, 2, 600).round(2) for name in names})
+print(_flow(rows)["flow_gross"].to_numpy().tobytes().hex())
+"""
+
+
+@pytest.mark.parametrize("script", [SUMS, GROSS])
+def test_a_sum_does_not_depend_on_the_number_of_threads(script: str) -> None:
+    """Pins a panel, a backtest and a ledger whose hashes differ between machines of one core and of three."""
     made = [
         subprocess.run(
-            [sys.executable, "-c", SUMS],
+            [sys.executable, "-c", script],
             env={**os.environ, "POLARS_MAX_THREADS": str(threads)},
             capture_output=True,
             text=True,

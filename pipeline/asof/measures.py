@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import polars as pl
@@ -179,7 +181,8 @@ def _flow(rows: pl.DataFrame) -> pl.DataFrame:
         for name, size in ORDERS.items()
     }
     legs = [pl.col(f"{side}_{size}_amount") for size in ORDERS.values() for side in ("buy", "sell")]
-    return rows.select(**net, flow_gross=pl.sum_horizontal(*legs, ignore_nulls=False) * 10_000)
+    gross = reduce(add, legs)  # left to right; how `sum_horizontal` adds depends on the number of threads
+    return rows.select(**net, flow_gross=gross * 10_000)
 
 
 def _factor(
