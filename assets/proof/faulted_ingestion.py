@@ -21,7 +21,7 @@ from assets.proof.faults_of_archive import archive_faults
 from assets.proof.faults_of_binance import interface_faults
 from assets.proof.faults_of_http import ARCHIVE, CORRECTED, EQUAL, INTERFACE, KEPT, PLAUSIBLE, TOLD, TUSHARE
 from assets.proof.faults_of_tushare import tushare_faults
-from assets.proof.lake_truth import compared, differing, missed
+from assets.proof.lake_truth import astray, compared, differing, without
 from pipeline.asof.spec import TableUse
 from pipeline.clock import FixedClock
 from pipeline.errors import FoldgateError
@@ -190,15 +190,26 @@ class Campaign:
         might = {armed.fault.ends(spec) for armed in befell}
         course.taken_in |= bool(might & {TOLD, *PLAUSIBLE})
         course.plausible |= bool(might & {*PLAUSIBLE})
-        silent, told = differing(self.environment.lake, self.rig.truth.lake, spec, report.notes)
-        course.late.append(missed(self.environment.lake, self.rig.truth.lake, spec))
-        if silent and not ends.startswith(NEVER) and not course.plausible:
-            ends, detail = "silent gap", ", ".join(silent[:3]) or "whole table"
-        elif ends == EQUAL and (silent or told):
-            ends, detail = (CORRECTED, "") if silent else (TOLD, "; ".join(report.notes))
+        ends, detail = self._judged(spec, course, ends, detail, report)
         if not course.ends.startswith(NEVER):
             course.ends, course.detail = ends, detail[:200]
         return ends
+
+    def _judged(
+        self, spec: TableSpec, course: _Course, ends: str, detail: str, report: IngestReport
+    ) -> tuple[str, str]:
+        """The end of an ingestion in the light of what the lake then holds."""
+        lake, truth = self.environment.lake, self.rig.truth.lake
+        silent, told = differing(lake, truth, spec, report.notes)
+        gone, false = astray(lake, truth, spec)
+        if course.late and false.is_empty() and without(gone, course.late[-1]).is_empty():
+            silent, told = [], [*silent, *told]  # what was told of an earlier ingestion is still all there is to tell
+        course.late.append(gone)
+        if silent and not ends.startswith(NEVER) and not course.plausible:
+            return "silent gap", ", ".join(silent[:3]) or "whole table"
+        if ends == EQUAL and (silent or told):
+            return (CORRECTED, "") if silent else (TOLD, "; ".join(report.notes))
+        return ends, detail
 
     def list_codes(self, spec: TableSpec) -> None:
         """What a table by instrument is asked for by, in fair weather: whoever is not listed is not asked for."""

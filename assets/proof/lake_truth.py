@@ -57,21 +57,24 @@ def _noted(lake: Lake, truth: Lake, spec: TableSpec, notes: Sequence[str], days:
         side.latest(spec.name, start=start, end=end).drop(STAMPS).filter(spec.event_day().cast(pl.String).is_in(days))
         for side in (lake, truth)
     )
-    lacking = _without(true, have).height
+    lacking = without(true, have).height
     # A note a symbol and request, and a request a month.
     told = sum(int(found.group(1)) for note in notes if (found := MISSING.search(note)))
-    return _without(have, true).is_empty() and told == lacking
+    return without(have, true).is_empty() and told == lacking
 
 
-def missed(lake: Lake, truth: Lake, spec: TableSpec) -> pl.DataFrame:
-    """True rows that a lake lacks although it takes their day for complete: its readers decide without them."""
+def astray(lake: Lake, truth: Lake, spec: TableSpec) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """True rows that a lake lacks although it takes their day for complete, and rows that it holds and are not true.
+
+    Whoever reads the lake now decides without the first and by the second.
+    """
     held = lake.manifest().tables.get(spec.name)
-    wanted = truth.latest(spec.name).select(spec.names)
+    true = truth.latest(spec.name).select(spec.names)
     if held is None:
-        return wanted.clear()
-    if spec.layout == "session":
-        wanted = wanted.filter(spec.event_day().cast(pl.String).is_in(list(held.complete)))
-    return _without(wanted, lake.latest(spec.name).select(spec.names))
+        return true.clear(), true.clear()
+    have = lake.latest(spec.name).select(spec.names)
+    counted = spec.event_day().cast(pl.String).is_in(list(held.complete)) if spec.layout == "session" else True
+    return without(true.filter(counted), have), without(have, true)
 
 
 def compared(
@@ -97,17 +100,17 @@ def compared(
         return Compared("" if held.hash == true.hash else "contents differ", rows)
     have, wanted = (side.latest(spec.name) for side in (lake, truth))
     values = list(spec.names)
-    lost, others = _without(wanted.select(values), have.select(values)), _without(have.select(values), wanted)
+    lost, others = without(wanted.select(values), have.select(values)), without(have.select(values), wanted)
     if lost.height or others.height != report.vanished:
         seen = f"{lost.height} true rows lacking, {others.height} others, {report.vanished} told as withdrawn"
         return Compared(f"values differ: {seen}", rows)
     timed = [*values, "known_at", "knowledge"]
-    moved = _without(have.select(timed), wanted.select(timed)).join(wanted, on=values, how="semi", nulls_equal=True)
+    moved = without(have.select(timed), wanted.select(timed)).join(wanted, on=values, how="semi", nulls_equal=True)
     stamped = pl.concat([moved, have.select(timed).join(late, on=values, how="semi", nulls_equal=True)]).unique()
     honest = (pl.col("knowledge") == "observed") & (pl.col("known_at") >= since)
     return Compared("" if stamped.filter(~honest).is_empty() else "a late row is dated back", rows, stamped.height)
 
 
-def _without(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+def without(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     """Rows of which the others have no equal, in every column."""
     return rows.join(others, on=rows.columns, how="anti", nulls_equal=True)
