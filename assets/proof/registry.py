@@ -4,6 +4,8 @@ from assets.proof.attacks import ATTACKS
 from assets.proof.causality import CAUSALITY
 from assets.proof.contract import Proof
 from assets.proof.executability import EXECUTABILITY
+from assets.proof.null_market import NULL_MARKET
+from assets.proof.planted_market import PLANTED_MARKET
 from assets.proof.vendor_faults import VENDOR_FAULTS
 
-PROOFS: tuple[Proof, ...] = (CAUSALITY, ATTACKS, VENDOR_FAULTS, EXECUTABILITY)
+PROOFS: tuple[Proof, ...] = (NULL_MARKET, PLANTED_MARKET, CAUSALITY, ATTACKS, VENDOR_FAULTS, EXECUTABILITY)
