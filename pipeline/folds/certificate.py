@@ -39,7 +39,7 @@ def require_apart(rows: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     spans = rows.join(labels.select(*key, "label_start", "label_end"), on=key).drop_nulls(["label_start", "label_end"])
     start, end, role = (spans[name].to_numpy() for name in ("label_start", "label_end", "role"))
     fit, tune, test = (role == name for name in ("fit", "tune", "test"))
-    met = _meeting(start, end, fit | tune, test) + _meeting(start, end, fit, tune)
+    met = meeting(start, end, fit | tune, test) + meeting(start, end, fit, tune)
     if met:
         raise LookAheadError(
             "no row of a fit has a label span that meets a row it must not know",
@@ -49,8 +49,16 @@ def require_apart(rows: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def _meeting(start: np.ndarray, end: np.ndarray, train: np.ndarray, seen: np.ndarray) -> int:
-    """Training spans that meet a seen one: more of these have begun before its end than have ended by its start."""
+def meeting(start: np.ndarray, end: np.ndarray, train: np.ndarray, seen: np.ndarray) -> int:
+    """How many training spans meet a seen one: more of these have begun before its end than have ended by its start.
+
+    Parameters
+    ----------
+    start, end : array [n]
+        Half-open spans, as days or instants.
+    train, seen : bool or int array
+        Which of them.
+    """
     begun = np.searchsorted(np.sort(start[seen]), end[train], side="left")
     over = np.searchsorted(np.sort(end[seen]), start[train], side="right")
     return int(np.count_nonzero(begun > over))

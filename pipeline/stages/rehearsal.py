@@ -60,33 +60,42 @@ class Rehearsal:
         An empty folder.
     """
 
-    def __init__(
-        self, study: Study, vendored: Vendored, *, now: datetime, first_session: date, workdir: Path
-    ) -> None:
+    def __init__(self, study: Study, vendored: Vendored, *, now: datetime, first_session: date, workdir: Path) -> None:
         self.study, self.vendored, self.now, self.first_session = study, vendored, now, first_session
         self.workdir, self.calendar = workdir, vendored.calendar
         self.lineage: Mapping[str, str] = {}
         root = workdir / "stores"
-        self.stores = Stores(
-            Ledger(root / "ledger"), Champions(root / "champions"), root / "bundles", root / "records"
-        )
+        self.stores = Stores(Ledger(root / "ledger"), Champions(root / "champions"), root / "bundles", root / "records")
         self._results: dict[Place, StageResult] = {}
         self._shared: dict[str, Any] = {}
         self._changes: Mapping[Place, Change] = {}
 
-    def varied(self, workdir: Path, changes: Mapping[Place, Change], keep: Iterable[str]) -> Rehearsal:
-        """Another rehearsal that keeps the results of some stages, with some of their tables changed for readers.
+    def varied(
+        self,
+        workdir: Path,
+        changes: Mapping[Place, Change],
+        keep: Iterable[str],
+        share: Iterable[str] = (),
+        study: Study | None = None,
+    ) -> Rehearsal:
+        """Another rehearsal whose readers see some tables changed.
 
-        Prepared inputs and what else partitions share is kept unless a change touches panel or features.
+        Parameters
+        ----------
+        keep : iterable of str
+            Stages whose results it takes over.
+        share : iterable of str
+            Values of `once` that it takes over: those that no change touches.
+        study : Study, optional
+            Another study of which the kept stages would be the same.
         """
         other = Rehearsal(
-            self.study, self.vendored, now=self.now, first_session=self.first_session, workdir=workdir
+            study or self.study, self.vendored, now=self.now, first_session=self.first_session, workdir=workdir
         )
-        kept = set(keep)
+        kept, shared = set(keep), set(share)
         other._results = {place: result for place, result in self._results.items() if place[0] in kept}
+        other._shared = {name: value for name, value in self._shared.items() if name in shared}
         other._changes = changes
-        if not {stage for stage, _ in changes} & {"panel", "features"}:
-            other._shared = {name: value for name, value in self._shared.items() if name != "labels"}
         return other
 
     def result(self, stage: str, partition: str = "") -> StageResult:

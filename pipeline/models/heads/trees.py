@@ -10,7 +10,8 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import BadInput, SchemaError
+from pipeline.errors import BadInput, LookAheadError, SchemaError
+from pipeline.folds.certificate import meeting
 from pipeline.models.examples import PROBABILITY_EDGE, Examples, Head, Spans
 from pipeline.models.family import Fitted, Objective, Predict, Progress
 from pipeline.models.heads.outputs import Block, models_of
@@ -47,6 +48,7 @@ def fit(
     notes: dict[str, Any] = {}
     for known, group in _by_rows(blocks, examples, rows):
         train, stop = purged_end(examples.spans, rows[known], spec.stopping_share)
+        _require_apart(examples.spans, rows[known], train, stop)
         datasets = [whole.subset(known[part]).construct() for part in (train, stop)]
         for block in group:
             truth = _truth(block, examples, rows[known])
@@ -75,6 +77,19 @@ def purged_end(
         observed = f"{grown.size} and {stopping.size} of {len(rows)} rows"
         raise BadInput("rows remain before the purged end of fit, and in it", observed, "widen the fit rows")
     return grown, stopping
+
+
+def _require_apart(
+    spans: Spans | None, rows: NDArray[np.int64], grown: NDArray[np.int64], stopping: NDArray[np.int64]
+) -> None:
+    """The referee of early stopping: what says when to stop shares no time with what trees grow on."""
+    met = meeting(spans.start[rows], spans.end[rows], grown, stopping) if spans is not None else 0
+    if met:
+        raise LookAheadError(
+            "rows that say when to stop share no time with rows that trees grow on",
+            f"{met} of {len(grown)} rows",
+            "stop on the purged end of the fit rows",
+        )
 
 
 def load(files: Mapping[str, bytes], heads: tuple[Head, ...], batch: int) -> Predict:
