@@ -6,6 +6,7 @@ from assets.proof.contract import Proof
 from assets.proof.executability import EXECUTABILITY
 from assets.proof.null_market import NULL_MARKET
 from assets.proof.planted_market import PLANTED_MARKET
+from assets.proof.trials import TRIALS
 from assets.proof.vendor_faults import VENDOR_FAULTS
 
-PROOFS: tuple[Proof, ...] = (NULL_MARKET, PLANTED_MARKET, CAUSALITY, ATTACKS, VENDOR_FAULTS, EXECUTABILITY)
+PROOFS: tuple[Proof, ...] = (NULL_MARKET, PLANTED_MARKET, CAUSALITY, TRIALS, ATTACKS, VENDOR_FAULTS, EXECUTABILITY)

@@ -18,6 +18,7 @@ from pipeline.files import create_once
 from pipeline.fingerprints import canonical_json, hash_bytes
 
 GENESIS = "0" * 64
+FIELDS = {"number", "before", "body", "hash"}
 Row = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ class Chain:
             row = _parsed(path)
             if path.stem != f"{number:06d}":
                 raise Tampered("rows of a chain are numbered without a gap", path.name, f"row {number} is missing")
-            if row.get("before") != before or row.get("hash") != _row_hash(row):
+            if row.keys() != FIELDS or row["before"] != before or row["hash"] != _row_hash(row):
                 raise Tampered(
                     "every row hashes to what it records and follows the row before it",
                     str(path),
