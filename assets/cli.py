@@ -15,6 +15,9 @@ from resources.environments import HOME_VARIABLE
 
 PROJECT = Path(__file__).resolve().parent.parent
 HomeOf = Callable[[argparse.Namespace], str]
+INSTANT_HELP = (
+    "an open session, YYYY-MM-DD; of a study that decides by the minute the minute's open in UTC, 2026-06-30T13:05"
+)
 EPILOG = "Nothing here is investment advice. Every command has --help."
 DESCRIPTION = """From raw market tables to a gated champion, every number traceable.
 Begin with `foldgate demo`, then look around with `foldgate ui`."""
@@ -168,9 +171,9 @@ def build_parser() -> argparse.ArgumentParser:
         "From a number to its origin: what it was made from, down to vendor rows and when each was known.",
     )
     trace.add_argument("asset", help="panel, features, labels, predictions or inference")
-    trace.add_argument("instrument", help="any code of the security: 600000.SH, or 600000")
-    trace.add_argument("session", help="an open session, YYYY-MM-DD")
-    trace.add_argument("column", help="a column of the asset, for example close, MA20, ret, score")
+    trace.add_argument("instrument", help="any code of the security: 600000.SH, or 600000; or a symbol: BTCUSDT")
+    trace.add_argument("session", help=INSTANT_HELP)
+    trace.add_argument("column", help="a column of the asset, for example close, MA20, ret, score, taker_imbalance_5m")
     trace.add_argument("--rows", type=int, default=10, help="newest rows shown of each table; 0 shows all")
 
     why = add(
@@ -178,8 +181,8 @@ def build_parser() -> argparse.ArgumentParser:
         commands.why,
         "Why a name was selected on a day; else which rule excluded, which limit stopped, or what outranked it.",
     )
-    why.add_argument("code", help="any code of the security: 600000.SH, or 600000")
-    why.add_argument("session", help="an open session, YYYY-MM-DD")
+    why.add_argument("code", help="any code of the security: 600000.SH, or 600000; or a symbol: BTCUSDT")
+    why.add_argument("session", help=INSTANT_HELP)
 
     check = add(
         "check",
@@ -187,7 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
         "A factor author's loop: laws, look-back, coverage, rank IC and turnover. Exits 1 when a law is red.",
     )
     check.add_argument("what", choices=["feature"], help="what to check")
-    check.add_argument("name", help="a feature, a family for all of its features, or a channel of Path A bar by bar")
+    check.add_argument("name", help="a feature, a family for all of its features, or (of sessions) a channel of Path A bar by bar")
 
     diagnose = add(
         "diagnose",
