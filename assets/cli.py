@@ -179,7 +179,7 @@ def build_parser() -> argparse.ArgumentParser:
     why = add(
         "why",
         commands.why,
-        "Why a name was selected on a day; else which rule excluded, which limit stopped, or what outranked it.",
+        "Why a name or a minute was selected; else which rule excluded, which limit or gate stopped, what came first.",
     )
     why.add_argument("code", help="any code of the security: 600000.SH, or 600000; or a symbol: BTCUSDT")
     why.add_argument("session", help=INSTANT_HELP)
@@ -190,7 +190,9 @@ def build_parser() -> argparse.ArgumentParser:
         "A factor author's loop: laws, look-back, coverage, rank IC and turnover. Exits 1 when a law is red.",
     )
     check.add_argument("what", choices=["feature"], help="what to check")
-    check.add_argument("name", help="a feature, a family for all of its features, or (of sessions) a channel of Path A bar by bar")
+    check.add_argument(
+        "name", help="a feature, a family for all of its features, or (of sessions) a channel of Path A bar by bar"
+    )
 
     diagnose = add(
         "diagnose",
