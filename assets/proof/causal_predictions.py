@@ -61,10 +61,12 @@ class SessionPredictions:
     bundle : Bundle
     features : Plan
         Of the bundle's study.
+    sessions : sequence of date
+        All that are stored; the first ones have no whole window, and are not scored.
     """
 
-    def __init__(self, bundle: Bundle, features: Plan) -> None:
-        self.bundle, self.features = bundle, features
+    def __init__(self, bundle: Bundle, features: Plan, sessions: Sequence[date]) -> None:
+        self.bundle, self.features, self.first = bundle, features, sessions[bundle.window - 1]
         self.lookback = features.lookback + bundle.window - 1
 
     def __call__(self, inputs: laws.FeatureInputs, _: Plan, sessions: Sequence[date]) -> pl.DataFrame:
@@ -72,7 +74,7 @@ class SessionPredictions:
         known, wanted = inputs.sessions, set(sessions)
         enough = inputs.panel.filter("eligible").group_by("session").len()
         scored = enough.filter(pl.col("len") >= self.bundle.policy.top_k)["session"].to_list()
-        days = [day for day in known if day in wanted and day in scored]
+        days = [day for day in known if day in wanted and day in scored and day >= self.first]
         if not days:
             return pl.DataFrame(schema=self._schema)
         first = max(known.index(days[0]) - self.bundle.window + 1, 0)
@@ -123,7 +125,7 @@ def certify_session_predictions(
     """Of a bundle that decides by the session."""
     inputs, made_of = stored_sessions(environment), plan(environment.study.features)
     assert isinstance(made_of, Plan)
-    calculate, seen = SessionPredictions(bundle, made_of), Certificate(ROW)
+    calculate, seen = SessionPredictions(bundle, made_of, inputs.sessions), Certificate(ROW)
     columns, lookback = calculate.columns, calculate.lookback
     pseudo = Plan((Family("predictions", tuple(_declared(name, lookback) for name in columns), _never),))
     scored = calculate(inputs, pseudo, inputs.sessions)["session"].unique().sort().to_list()
