@@ -18,10 +18,10 @@ from pipeline.gates.spec import GateSpec, PromotionSpec
 
 SESSIONS = [date(2024, 1, 1) + timedelta(days=i) for i in range(500)]
 BOUNDS = {
-    "folds_overlap": 0, "folds_coverage": 1, "rank_ic": 0, "net_excess": 0, "worst_path": 0,
+    "folds_overlap": 0, "folds_coverage": 1, "rank_ic": 0, "net_excess": 0, "net_return": 0, "worst_path": 0,
     "probabilistic_sharpe": 0.95, "deflated_sharpe": 0.9, "overfitting": 0.5, "track_record": 1,
     "impossible_fills": 0, "calibration": 1.02, "locked_excess": 0, "locked_openings": 1, "break_even": 1,
-    "sealed_verdict": 0, "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5,
+    "sealed_verdict": 0, "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5, "conformance": 0,
 }  # fmt: skip
 
 
@@ -49,12 +49,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         subject="E",
         certificate=pl.DataFrame(certificate),
         excess=paths | {"locked": noise(20, 0.003)},
+        net=paths,
         rank_ic={"paths": np.append(noise(30, 0.05), np.nan)},
         metrics={path: {"break_even_round_trip_bps": 60.0, "placed_share": 0.9} for path in paths},
         calibration=pl.DataFrame({"head": ["q", "r"], "brier": [0.1, 0.2], "constant_brier": [0.16, 0.2]}),
         trials=ledger_of(tmp_path_factory.mktemp("ledger"), trials),
         facts={"impossible_fills": 0, "fills": 900, "quarantined_share": 0.01, "locked_openings": 1,
-               "cost_bps": 30.2, "replay_differences": 0, "weights_differences": 0, "refit_correlation": 0.9},
+               "cost_bps": 30.2, "replay_differences": 0, "weights_differences": 0, "refit_correlation": 0.9,
+               "conformance_differences": 0},
         reasons=(),
     )  # fmt: skip
 
@@ -79,6 +81,8 @@ BAD: dict[str, dict[str, Any]] = {
     "folds_coverage": {"certificate": pl.DataFrame({"tested_min": [4], "tested_max": [5], "tested_expected": [5]})},
     "rank_ic": {"rank_ic": {"paths": noise(1)}},
     "net_excess": {"excess": {"path_00": noise(1)}},
+    "net_return": {"net": {"path_00": noise(1), "path_01": noise(2)}},
+    "conformance": {"facts": {"conformance_differences": 1}},
     "worst_path": {"excess": {"path_00": noise(1, 0.01), "path_01": noise(2, -0.001)}},
     "probabilistic_sharpe": {"excess": {"path_00": noise(1)}},
     "deflated_sharpe": {"excess": {"path_00": noise(1)}},
