@@ -350,7 +350,7 @@ def diagnose(home: Path, arguments: argparse.Namespace) -> int:
 def prove(home: Path, arguments: argparse.Namespace) -> int:
     """Run proofs one after the other; 1 when one is broken, after all have run."""
     from assets.proof.contract import HELD
-    from assets.proving import PUBLISHED, asked_for, run_proof, write_page
+    from assets.proving import EVERY_SIZE, PUBLISHED, asked_for, run_proof, write_page
     from assets.stage_runner import paced
 
     console, size = Console("prove"), "small" if arguments.small else PUBLISHED
@@ -361,7 +361,7 @@ def prove(home: Path, arguments: argparse.Namespace) -> int:
             said = run_proof(proof, size, home, progress).said
         console.step(f"{proof.name}: {said['status']}", said["seconds"])
         broken += said["status"] != HELD
-        write_page(home, size, page)
+        write_page(home, [size] if arguments.small else EVERY_SIZE, page)
     console.finish(f"{len(wanted) - broken} of {len(wanted)} held; page {page}")
     return 1 if broken else 0
 

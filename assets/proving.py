@@ -26,8 +26,10 @@ from pipeline.fingerprints import canonical_json
 from pipeline.reports.html import Section
 
 RESULT = "result.json"
+BESIDE = "cpcv_bakeoff.md"  # what a benchmark measured beside other splitters, which are no dependencies of ours
 SHOWN = 60  # rows of a table on the page; the rest is counted
 PUBLISHED: Size = "full"
+EVERY_SIZE: tuple[Size, ...] = ("full", "small")
 HEAD = """# Proof
 
 What the project claims, put to tests that could refute it. Every figure here comes from one command:
@@ -119,22 +121,35 @@ def held(home: Path, size: Size, proof: Proof) -> Result | None:
     return Result(json.loads(path.read_bytes()), folder) if path.exists() else None
 
 
-def write_page(home: Path, size: Size, target: Path) -> None:
-    """The page of everything that ran at that size, its pictures beside it in a folder of its name."""
-    results = {proof.name: held(home, size, proof) for proof in PROOFS}
-    lines = [HEAD, "| claim | outcome | figure | took |", "|---|---|---|---|"]
+def write_page(home: Path, sizes: Sequence[Size], target: Path) -> None:
+    """The page of every proof at the first of the sizes that ran, its pictures beside it in a folder of its name."""
+    results = {proof.name: _newest(home, sizes, proof) for proof in PROOFS}
+    lines = [HEAD, "| claim | outcome | figure | size | took |", "|---|---|---|---|---|"]
     for proof in PROOFS:
         found = results[proof.name]
-        row = ("not run", "", "") if found is None else _summary(found.said)
-        lines.append(f"| [{proof.title}](#{proof.title.lower().replace(' ', '-')}) | " + " | ".join(row) + " |")
+        row = ("not run", "", "", "") if found is None else _summary(found)
+        lines.append(f"| [{proof.title}](#{anchor(proof.title)}) | " + " | ".join(row) + " |")
     for proof in PROOFS:
         lines += _section(proof, results[proof.name], target)
+    beside = target.with_suffix("") / BESIDE
+    if beside.exists():
+        lines += ["", beside.read_text(encoding="utf-8")]
     replace_if_changed(target, ("\n".join(lines).rstrip() + "\n").encode())
 
 
-def _summary(said: dict[str, Any]) -> tuple[str, str, str]:
+def _newest(home: Path, sizes: Sequence[Size], proof: Proof) -> Result | None:
+    return next((found for size in sizes if (found := held(home, size, proof)) is not None), None)
+
+
+def anchor(title: str) -> str:
+    """A heading as a link on the page names it."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def _summary(found: Result) -> tuple[str, str, str, str]:
+    said = found.said
     score = "" if said["score"] is None else cell(said["score"])
-    return said["status"], score, f"{said['seconds']:.0f} s"
+    return said["status"], score, found.folder.parent.name, f"{said['seconds']:.0f} s"
 
 
 def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
@@ -172,11 +187,9 @@ def proof_section(home: Path) -> Section | None:
     """Which proofs ran in this home and what they said, for the report; None where none did."""
     rows = []
     for proof in PROOFS:
-        for size in ("full", "small"):
-            found = held(home, size, proof)
-            if found is not None:
-                said = found.said
-                rows.append({"claim": proof.title, "size": size, "outcome": said["status"], "figure": said["score"]})
-                break
+        found = _newest(home, EVERY_SIZE, proof)
+        if found is not None:
+            size, said = found.folder.parent.name, found.said
+            rows.append({"claim": proof.title, "size": size, "outcome": said["status"], "figure": said["score"]})
     words = "What the checks can catch, measured; docs/proof.md says what each cannot see."
     return Section("Proof", words, tables={"proofs": pl.DataFrame(rows)}) if rows else None
