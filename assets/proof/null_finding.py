@@ -21,7 +21,7 @@ from pipeline.reports.figures import bars_figure
 Results = Mapping[str, Mapping[str, Any]]
 LIMIT = 3.0  # standard errors
 SURE = LIMIT + 1.645  # of them, a mean that is seen 95 times in 100
-BLOCK = 20  # sessions that stay together; returns of neighbouring decisions overlap by three sessions at most
+BLOCK = 10  # sessions that stay together; returns of neighbouring decisions overlap by three sessions at most
 
 
 @dataclass(frozen=True)

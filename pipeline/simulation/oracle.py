@@ -62,7 +62,9 @@ def mean_rank_ic(frame: pl.DataFrame, feature: str) -> float:
 def calibrated_strength(profile: Profile) -> float:
     """Drift per unit of signal at which the market's oracle rank IC is the profile's target.
 
-    At most four secant steps; large profiles are calibrated on 300 names x 400 sessions of the same making.
+    At most four secant steps; large profiles are calibrated on 300 names x 400 sessions of the same making. What such
+    a sample's signal has without paying anything is the sample's luck, 0.004 to one deviation, and not the market's:
+    it is left out. A smaller market is calibrated on itself, and its luck is its own.
     """
     if profile.signal == 0.0:
         return 0.0
@@ -72,10 +74,12 @@ def calibrated_strength(profile: Profile) -> float:
             "sessions": min(profile.sessions, CALIBRATION_SESSIONS),
         }
     )
-    last, last_miss = 0.0, _oracle_ic(sample, 0.0) - profile.signal
+    lucky = _oracle_ic(sample, 0.0)
+    target = profile.signal + (lucky if sample != profile else 0.0)
+    last, last_miss = 0.0, lucky - target
     strength = 0.022 * profile.signal
     for _ in range(4):
-        miss = _oracle_ic(sample, strength) - profile.signal
+        miss = _oracle_ic(sample, strength) - target
         if abs(miss) < 0.002 or miss == last_miss:
             break
         step = miss * (strength - last) / (miss - last_miss)

@@ -19,6 +19,18 @@ def test_planted_rank_ic_is_the_profiles(name: str, target: float, request: pyte
     assert market.oracle_rank_ic == pytest.approx(target, abs=0.01)
 
 
+def test_a_large_market_is_planted_without_the_luck_of_its_sample() -> None:
+    """Pins a weak signal that is planted a third too weak, because the calibration sample had luck without it.
+
+    Both markets share all noise, so that their difference is what was planted; the sample has no such luck as theirs.
+    """
+    sizes = {"instruments": 300, "sessions": 800, "seed": 20_260_930, "minutes": False}
+    planted, null = (
+        simulate(PROFILES["demo"].model_copy(update={**sizes, "signal": signal})) for signal in (0.03, 0.0)
+    )
+    assert planted.oracle_rank_ic - null.oracle_rank_ic == pytest.approx(0.03, abs=0.003)
+
+
 def test_nothing_planted_nothing_found(null: SimulatedMarket) -> None:
     """Pins a null market in which the past predicts: limits, ticks and magnets must leave no trade behind.
 
