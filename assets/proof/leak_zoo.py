@@ -30,6 +30,8 @@ LEAKS: dict[str, tuple[Leak, ...]] = {
 SEED = 20_260_930
 MARKETS: dict[Size, tuple[int, int]] = {"small": (1, 1), "full": (3, 12)}
 """Markets on which leaks are seeded, and markets on which every catcher is tried clean."""
+PER_CATCHER: dict[Size, int] = {"small": 3, "full": 1_000}
+"""Leaks of one catcher and kind of study that are seeded."""
 SHOWN = 150  # characters of a red
 
 
@@ -79,10 +81,11 @@ def catchers(kind: str) -> list[Catcher]:
     return list(dict.fromkeys(leak.catcher for leak in LEAKS[kind]))
 
 
-def on_market(kind: str, market: int, world: World, *, leaking: bool, progress: Progress) -> list[Tried]:
-    """Every catcher clean, then, if asked for, every leak."""
+def on_market(kind: str, market: int, world: World, *, leaks: int, progress: Progress) -> list[Tried]:
+    """Every catcher clean, then so many leaks of each."""
     asked: list[tuple[Catcher, Leak | None]] = [(catcher, None) for catcher in catchers(kind)]
-    asked += [(leak.catcher, leak) for leak in LEAKS[kind]] if leaking else []
+    for catcher in catchers(kind):
+        asked += [(catcher, leak) for leak in LEAKS[kind] if leak.catcher is catcher][:leaks]
     found = []
     for i, (catcher, leak) in enumerate(asked):
         progress(f"{kind} market {market}: {leak.name if leak else 'clean, ' + catcher.name}", i / len(asked))
@@ -93,7 +96,8 @@ def on_market(kind: str, market: int, world: World, *, leaking: bool, progress: 
 def run(size: Size, folder: Path, progress: Progress) -> Finding:
     """Every leak on its markets, every catcher on all of them; a market that was done is not done again."""
     leaking, clean = MARKETS[size]
-    jobs = [(kind, market, market < leaking, folder) for market in range(clean) for kind in LEAKS]
+    most = PER_CATCHER[size]
+    jobs = [(kind, market, most * (market < leaking), folder) for market in range(clean) for kind in LEAKS]
     if size == "small":
         return concluded([row for job in jobs for row in _market(*job, progress)])
     found: list[Tried] = []
@@ -105,14 +109,14 @@ def run(size: Size, folder: Path, progress: Progress) -> Finding:
     return concluded(found)
 
 
-def _market(kind: str, market: int, leaking: bool, folder: Path, progress: Progress = lambda *_: None) -> list[Tried]:
+def _market(kind: str, market: int, leaks: int, folder: Path, progress: Progress = lambda *_: None) -> list[Tried]:
     """One market, kept as JSON."""
     stored = folder / f"{kind}_{market:02d}.json"
     if stored.exists():
         return [Tried(**row) for row in json.loads(stored.read_text())]
     with tempfile.TemporaryDirectory(dir=folder) as home:
         world = build_world(kind, SEED + market, Path(home))
-        found = on_market(kind, market, world, leaking=leaking, progress=progress)
+        found = on_market(kind, market, world, leaks=leaks, progress=progress)
     stored.write_text(json.dumps([asdict(row) for row in found]))
     return found
 
@@ -128,9 +132,9 @@ def concluded(found: Sequence[Tried]) -> Finding:
     escaped = [f"{row.leak} ({row.seen[:SHOWN]})" for row in seeded if not row.red]
     text = (
         f"{len(zoo)} leaks, each one mutation of the real code, were seeded one at a time on simulated markets "
-        f"({len({(row.kind, row.market) for row in seeded})} of them): {caught} of {len(seeded)} runs turned the named "
-        f"catcher red, by its own rule. {len(guards)} catchers were tried on a clean house: {reds} of {len(clean)} runs "
-        f"were red."
+        f"({len({(row.kind, row.market) for row in seeded})} of them): {caught} of {len(seeded)} runs turned the "
+        f"named catcher red, by its own rule. {len(guards)} catchers were tried on a clean house: {reds} of "
+        f"{len(clean)} runs were red."
     )
     if escaped:
         text += f" Escaped: {'; '.join(escaped)}."
@@ -140,7 +144,9 @@ def concluded(found: Sequence[Tried]) -> Finding:
         text=text,
         tables={"leaks": zoo, "catchers": guards},
         rule="Held if every leak was caught on every market it was seeded on, and no catcher was red on a clean one.",
-        counts={"leaks": len(zoo), "seeded": len(seeded), "caught": caught, "clean": len(clean), "red when clean": reds},
+        counts={
+            "leaks": len(zoo), "seeded": len(seeded), "caught": caught, "clean": len(clean), "red when clean": reds
+        },
     )
 
 

@@ -50,7 +50,8 @@ def _shifted(close: np.ndarray) -> np.ndarray:
 def _centred(close: np.ndarray) -> np.ndarray:
     """Mean of a window around the session."""
     padded = np.pad(close, ((0, 0), (BACK, AHEAD)), constant_values=np.nan)
-    return np.nanmean(np.lib.stride_tricks.sliding_window_view(padded, BACK + AHEAD + 1, axis=1), axis=2)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, BACK + AHEAD + 1, axis=1)
+    return np.nansum(windows, axis=2) / np.maximum((~np.isnan(windows)).sum(axis=2), 1)
 
 
 def _swing(close: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ MARKETS: dict[str, dict[str, Any]] = {
 STUDY: dict[str, dict[str, Any]] = {
     "session": {
         "members": [LinearSpec().model_dump(mode="json"), BoostedSpec(rounds=3).model_dump(mode="json")],
+        "features": ["returns", "flow", "regime", "intraday", "cross_section", "context"],
         "ensemble.weights": "tune_rank_ic",
         "universe.seasoning_sessions": 5,
         "calibration.min_positives": 5,
@@ -102,13 +103,13 @@ class World:
     def cuts(self) -> list[datetime]:
         """Instants all over the history."""
         if self.by_minute:
-            return self.labels["minute"].unique().sort().to_list()[200::1000]
+            return self.labels["minute"].unique().sort().to_list()[400::2000]
         return [self.study.market.decided_at(day) for day in self._inner[::4]]
 
     @property
     def _inner(self) -> list[date]:
         """Sessions with enough history before them, not the newest, and with some of their month to come."""
-        days = self.labels["session"].unique().sort().to_list()[40:-20]
+        days = self.labels["session"].unique().sort().to_list()[25:-20]
         return [day for day in days if day.day <= 20]
 
     def with_study(self, study: Study, folder: Path, *, share: bool = True) -> World:
