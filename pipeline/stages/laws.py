@@ -7,7 +7,7 @@ tried, and how often.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipeline.errors import LawBroken
+from pipeline.errors import BadInput, LawBroken
 from pipeline.features.plan import plan
 from pipeline.folds.splits import fit_rows
 from pipeline.frames import MINUTE, row_key
@@ -123,28 +123,33 @@ def check_later_knowledge(
             study, contradicted(vendored, cut, settled, future=future), now=until,
             first_session=first_session, workdir=workdir / f"told_{future}",
         )  # fmt: skip
-        rows += _require_same(
-            "a decision is the same whatever is published after it",
-            f"known by {cut:%Y-%m-%d %H:%M}",
-            "read versions with known_at at or before the row's own decision",
-            _decisions(study, blind, told, month, cut),
-        )
+        for made in _decisions(study, blind, told, month, cut):
+            rows += _require_same(
+                "a decision is the same whatever is published after it",
+                f"known by {cut:%Y-%m-%d %H:%M}",
+                "read versions with known_at at or before the row's own decision",
+                made,
+            )
+    if not rows:
+        raise BadInput("a law compares rows", "none", "choose a cut with decisions before it")
     return rows
 
 
-def _decisions(study: Study, blind: Rehearsal, told: Rehearsal, month: str, cut: datetime) -> list[Compared]:
-    """Panel, features and inputs of a month's decisions by an instant, as both rehearsals make them."""
+def _decisions(
+    study: Study, blind: Rehearsal, told: Rehearsal, month: str, cut: datetime
+) -> Iterator[list[Compared]]:
+    """Panel, then features, then inputs of a month's decisions by an instant, as both rehearsals make them."""
 
     def decided(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.filter(_decided_by(study, frame, cut))
 
-    pairs = [
-        (f"{stage}.{name}", decided(frame), decided(told.result(stage, month).tables[name]))
-        for stage in ("panel", "features")
-        for name, frame in blind.result(stage, month).tables.items()
-        if name not in ("summary", "quarantine")
-    ]
-    return [*pairs, ("inputs", decided(_inputs(study, blind, month)), decided(_inputs(study, told, month)))]
+    for stage in ("panel", "features"):
+        yield [
+            (f"{stage}.{name}", decided(frame), decided(told.result(stage, month).tables[name]))
+            for name, frame in blind.result(stage, month).tables.items()
+            if name not in ("summary", "quarantine")
+        ]
+    yield [("inputs", decided(_inputs(study, blind, month)), decided(_inputs(study, told, month)))]
 
 
 def check_label_spans(base: Rehearsal, cut: datetime, workdir: Path) -> int:
@@ -384,8 +389,6 @@ def _require_same(law: str, what: str, remedy: str, pairs: Sequence[Compared]) -
         first = first or (f"{name}{where}" if found else "")
     if wrong:
         raise LawBroken(law, f"{wrong} of {rows} rows differ ({what}), first {first}", remedy)
-    if not rows:
-        raise LawBroken(law, "no rows to compare", "choose a cut with decisions before it")
     return rows
 
 
