@@ -66,7 +66,7 @@ def _in_words(plan: PricePlan) -> str:
 
 
 def positions_section(stored: Stored) -> Section | None:
-    """Trades of every book, beside a random minute of the same day; None where no position manager traded."""
+    """Trades of every book, beside a random minute of the same book; None where no position manager traded."""
     metrics, optimism = stored.table("backtest", "metrics"), stored.table("backtest", "optimism")
     excess = stored.table("backtest", "excess")
     if metrics is None or optimism is None or excess is None:
@@ -78,16 +78,16 @@ def positions_section(stored: Stored) -> Section | None:
     mix = _mix(metrics)
     tables = {
         "trades by book": order.join(wide, on="name", how="inner", maintain_order="left"),
-        "net edge beyond a random minute of the same day and side, bps of capital": _beyond(excess),
+        "net edge beyond a random minute of the same book and side, bps of capital": _beyond(excess),
         "what one choice on all tested rows would have earned beyond the nested choices (optimism gap)": optimism,
     }
     return Section(
         "Positions",
         "One position at a time a symbol, under the thresholds that each split chose on its own tune rows. A random "
-        "minute is the mean over all decided minutes of the same day, symbol and side, at the trade's size: the "
+        "minute is the mean over all decided minutes of the same book, symbol and side, at the trade's size: the "
         "expectation itself, not a draw.",
         pictures={
-            "net edge beyond a random minute of the same day": excess_figure(excess),
+            "net edge beyond a random minute of the same book": excess_figure(excess),
             "how trades ended (trades in brackets)": exits_figure(mix),
         },
         tables=tables,

@@ -66,9 +66,11 @@ def plan_equity(returns: pl.DataFrame) -> pl.DataFrame:
 
 
 def excess_over_random_minutes(trades: pl.DataFrame, truth: pl.DataFrame, sessions: pl.DataFrame) -> pl.DataFrame:
-    """Net return of each session less what random entries of the same day, symbol, side and size earn on average.
+    """Net return of each session less what random entries of the same book, symbol, side and size earn on average.
 
-    Nothing is drawn: the mean net edge over all rows that could have been entered is the expectation itself.
+    Nothing is drawn: the mean net edge over all rows of the book's sessions is the expectation itself. Not over the
+    rows of the trade's own day: these hold the path that led to the entry, so that whoever buys after a fall would
+    beat them on a random walk.
 
     Parameters
     ----------
@@ -99,15 +101,16 @@ def excess_over_random_minutes(trades: pl.DataFrame, truth: pl.DataFrame, sessio
         raise BadInput("a trade is made at a row that was decided on",
                        f"{strange.height} are not, first {strange.select('book', *MINUTE_KEY).row(0)}",
                        "hand over every row of the book's predictions")
+    series = ["book", "instrument"]
     means = (
-        truth.sort(MINUTE_KEY)
-        .group_by(ROW, maintain_order=True)
+        sessions.select(BOOK_SESSION).unique().join(truth, on="session").sort("book", *MINUTE_KEY)
+        .group_by(series, maintain_order=True)
         .agg(
             ordered_mean(pl.col(name).cast(pl.Float64)).alias(side) for name, side in zip(edges, SIDES, strict=True)
         )
-        .unpivot(SIDES, index=ROW, variable_name="side", value_name="random_edge_bps")
+        .unpivot(SIDES, index=series, variable_name="side", value_name="random_edge_bps")
     )
-    beside = trades.join(means, on=[*ROW, "side"], how="left", maintain_order="left")
+    beside = trades.join(means, on=[*series, "side"], how="left", maintain_order="left")
     over = pl.col("actual_edge_bps") - pl.col("random_edge_bps")
     return _per_session(beside, sessions, excess=pl.col("planned_ratio") * over / BPS)
 

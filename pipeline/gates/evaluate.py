@@ -57,7 +57,7 @@ class Evidence:
         docs `folds`.
     excess : Mapping[str, ndarray]
         Book -> net return per session less what random picks of the same number and size earn on average, in
-        session order; books are the CPCV paths and `locked`. Picks are names, or minutes of the same day and side.
+        session order; books are the CPCV paths and `locked`. Picks are names, or minutes of the same book and side.
     net : Mapping[str, ndarray]
         Book -> net return of each session.
     rank_ic : Mapping[str, ndarray]

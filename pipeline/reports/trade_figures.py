@@ -12,7 +12,7 @@ EXITS = {"target": "#2b8a3e", "stop": "#c92a2a", "time or trail": "#868e96"}
 
 
 def excess_figure(excess: pl.DataFrame) -> bytes:
-    """Net edge beyond a random minute of the same day, in bps of capital: by day as bars, summed up as lines.
+    """Net edge beyond a random minute of the same book, in bps of capital: by day as bars, summed up as lines.
 
     Parameters
     ----------

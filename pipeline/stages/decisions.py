@@ -40,6 +40,9 @@ class Decisions(Protocol):
     ) -> pl.DataFrame:
         """`book`, `session`, `excess` of other scores under the same policies: what a trial is recorded with."""
 
+    def rank_ic(self, predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+        """[split,] session, pairs, rank_ic of `score` with `ret`, as these rows are compared with each other."""
+
     def evidence(self, study: Study, read: Reader) -> dict[str, Any]:
         """Fields of `Evidence` that only these books can fill, `facts` among them."""
 

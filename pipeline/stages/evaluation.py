@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from pipeline.backtests.ic import rank_ic
 from pipeline.fingerprints import hash_json
 from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
@@ -44,7 +43,7 @@ def run_backtest(study: Study, read: Reader, _: str) -> StageResult:
 
 def _rank_ic(study: Study, read: Reader, predictions: pl.DataFrame) -> pl.DataFrame:
     """path, session, rank_ic: of the policy's score with the return that followed."""
-    by_split = rank_ic(predictions, read_labels(study, read))
+    by_split = decisions(study).rank_ic(predictions, read_labels(study, read))
     return recombine(read.table("folds", "paths"), read.table("folds", "split_sessions"), by_split).drop("split")
 
 

@@ -1,4 +1,4 @@
-"""Decisions of a position manager: one position at a time under a price plan, beside a random minute of its day."""
+"""Decisions of a position manager: one position at a time under a price plan, beside a random minute of its book."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.backtests.ic import pooled_rank_ic
 from pipeline.backtests.plan_books import excess_over_random_minutes, plan_equity, plan_metrics, session_returns
 from pipeline.backtests.plan_referee import impossible_trades
 from pipeline.fingerprints import canonical_json
@@ -122,7 +123,7 @@ def backtest(study: Study, read: Reader, predictions: pl.DataFrame, policies: Ma
 
 
 def excess(study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]) -> pl.DataFrame:
-    """Each trade's net edge beyond a random minute of its day, side and size."""
+    """Each trade's net edge beyond a random minute of its book, side and size."""
     books = _books(study, read, predictions, policies)
     return excess_over_random_minutes(_trades(study, books, policies), _truth(study, read), _sessions(books))
 
@@ -214,6 +215,11 @@ def _optimism(
         gap = optimism_gap(outside, nested).model_dump()
         found.append({"book": book, "nested_trades": nested.trade_count, "outside_trades": outside.trade_count} | gap)
     return pl.DataFrame(found)
+
+
+def rank_ic(predictions: pl.DataFrame, labels: pl.DataFrame) -> pl.DataFrame:
+    """Over all minutes of a split: within a day they would be compared with the path that led to them."""
+    return pooled_rank_ic(predictions, labels)
 
 
 def evidence(study: Study, read: Reader) -> dict[str, Any]:

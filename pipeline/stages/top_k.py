@@ -13,6 +13,7 @@ from pipeline.asof.patches import latest
 from pipeline.backtests.books import equal_weight_orders, random_orders
 from pipeline.backtests.bootstrap import excess_over_random
 from pipeline.backtests.engine import BacktestTables, run_book, run_books
+from pipeline.backtests.ic import rank_ic as rank_ic
 from pipeline.backtests.market import Market
 from pipeline.backtests.metrics import execution_objective
 from pipeline.backtests.path_plan import path_orders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from pipeline.backtests.ic import forward_returns, ic_summary, information_coefficients, rank_ic
+from pipeline.backtests.ic import forward_returns, ic_summary, information_coefficients, pooled_rank_ic, rank_ic
 from pipeline.errors import BadInput, KeyViolation
 from tests.backtests.cases import flat_panel, market_of, weekdays
 
@@ -153,3 +154,34 @@ def test_bad_inputs_are_refused() -> None:
         information_coefficients(pl.concat([factor, factor]), returns)
     with pytest.raises(BadInput, match="horizon"):
         information_coefficients(factor, returns.select("session", "instrument"))
+
+
+def test_pooled_rank_ic_is_spearmans_over_the_split() -> None:
+    """Sessions that do not average to the correlation of all rows, or splits that are ranked together."""
+    rng = np.random.default_rng(3)
+    rows = pl.DataFrame({
+        "split": np.repeat(["a", "b"], 60), "session": pl.Series(np.tile(np.repeat([1, 2, 3], 20), 2)).cast(pl.Date),
+        "instrument": "X", "minute": pl.Series(np.arange(120) * 60_000_000).cast(pl.Datetime("us", "UTC")),
+        "score": rng.normal(size=120).round(1), "ret": rng.normal(size=120),
+    })  # fmt: skip
+    found = pooled_rank_ic(rows.drop("ret"), rows.drop("split", "score"))
+    for (split,), part in rows.partition_by("split", as_dict=True).items():
+        mine = found.filter(pl.col("split") == split)
+        assert mine["pairs"].to_list() == [20, 20, 20]
+        assert mine["rank_ic"].mean() == pytest.approx(spearmanr(part["score"], part["ret"]).statistic, abs=1e-12)
+
+
+def test_reversal_has_no_pooled_rank_ic_on_a_random_walk() -> None:
+    """Ranks within the day, which see skill in minutes that follow a fall."""
+    days, length, past, ahead = 120, 600, 120, 45
+    walk = np.random.default_rng(4).normal(size=(days, past + length + ahead)).cumsum(axis=1)
+    now = walk[:, past : past + length]
+    frame = pl.DataFrame({
+        "session": pl.Series(np.repeat(np.arange(days), length)).cast(pl.Int32).cast(pl.Date), "instrument": "X",
+        "minute": pl.Series(np.arange(days * length) * 60_000_000).cast(pl.Datetime("us", "UTC")),
+        "score": -(now - walk[:, :length]).ravel(), "ret": (walk[:, past + ahead :] - now).ravel(),
+    })  # fmt: skip
+    pooled = pooled_rank_ic(frame.drop("ret"), frame.drop("score"))["rank_ic"]
+    daily = rank_ic(frame.drop("ret"), frame.drop("score"))["rank_ic"]
+    assert abs(pooled.mean()) < 3 * pooled.std() / math.sqrt(days)
+    assert daily.mean() > 3 * daily.std() / math.sqrt(days)

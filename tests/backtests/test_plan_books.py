@@ -65,15 +65,16 @@ def test_equity_starts_at_one_and_compounds_by_session(made: tuple[pl.DataFrame,
     np.testing.assert_allclose(back["net"], back["net_right"], atol=1e-15)
 
 
-def test_excess_is_over_the_mean_of_the_same_day_symbol_and_side(made: tuple[pl.DataFrame, pl.DataFrame]) -> None:
-    """An average over other days, the other symbol or side, or over traded rows alone."""
+def test_excess_is_over_the_mean_of_the_same_book_symbol_and_side(made: tuple[pl.DataFrame, pl.DataFrame]) -> None:
+    """An average over other books' days, the other symbol or side, or over traded rows alone."""
     trades, truth = made
     found = excess_over_random_minutes(trades, truth, BOTH)
     rows = truth.rows(named=True)
     due: dict[tuple, float] = {}
     for trade in trades.iter_rows(named=True):
         name = f"{trade['side'].lower()}_actual_plan_net_edge_bps"
-        same = [r[name] for r in rows if (r["session"], r["instrument"]) == (trade["session"], trade["instrument"])]
+        days = BOTH.filter(book=trade["book"])["session"].to_list()
+        same = [r[name] for r in rows if r["session"] in days and r["instrument"] == trade["instrument"]]
         key = (trade["book"], trade["session"])
         over = trade["actual_edge_bps"] - sum(same) / len(same)
         due[key] = due.get(key, 0.0) + trade["planned_ratio"] * over / 1e4
@@ -94,8 +95,37 @@ def test_every_minute_of_a_side_has_no_excess(made: tuple[pl.DataFrame, pl.DataF
         for side in ("long", "short")
     )  # fmt: skip
     found = excess_over_random_minutes(everything, truth, stretch("path_00"))
-    np.testing.assert_allclose(found["excess"], 0.0, atol=1e-12)
+    assert found["excess"].sum() == pytest.approx(0.0, abs=1e-12)
     assert session_returns(everything, stretch("path_00"))["net"].head(2).abs().min() > 1e-3
+
+
+def test_buying_after_a_fall_has_no_excess_on_a_random_walk() -> None:
+    """Minutes of a trade's own day as what it is compared with: they hold the fall that led to it."""
+    days, length, ahead, past = 400, 1440, 45, 240
+    steps = np.random.default_rng(5).normal(0.0, 4.0, (days, length + ahead))
+    price = steps.cumsum(axis=1)
+    later = price[:, ahead : ahead + length] - price[:, :length]
+    fell = np.zeros((days, length), bool)
+    fell[:, past:] = price[:, past:length] - price[:, : length - past] < -80.0
+    day = np.repeat(np.arange(days), length)
+    truth = pl.DataFrame({
+        "session": pl.Series(day).cast(pl.Int32).cast(pl.Date), "instrument": "X",
+        "minute": pl.Series(np.arange(days * length) * 60_000_000).cast(pl.Datetime("us", "UTC")),
+        "long_actual_plan_net_edge_bps": later.ravel(), "short_actual_plan_net_edge_bps": -later.ravel(),
+    })  # fmt: skip
+    trades = truth.filter(pl.Series(fell.ravel())).select(
+        "session", "instrument", "minute", book=pl.lit("path_00"), side=pl.lit("LONG"), planned_ratio=pl.lit(0.1),
+        gross_edge_bps="long_actual_plan_net_edge_bps", actual_edge_bps="long_actual_plan_net_edge_bps",
+    )
+    sessions = truth.select(pl.lit("path_00").alias("book"), "session").unique().sort("session")
+    excess = excess_over_random_minutes(trades, truth, sessions)["excess"].to_numpy()
+    error = excess.std() / math.sqrt(days)
+    own_day = truth.group_by("session").agg(pl.col("long_actual_plan_net_edge_bps").mean().alias("day"))
+    beyond = trades.join(own_day, on="session").group_by("session").agg(
+        (pl.col("actual_edge_bps") - pl.col("day")).sum() * 0.1 / 1e4
+    )["actual_edge_bps"].to_numpy()
+    assert abs(excess.mean()) < 3 * error
+    assert beyond.sum() / days > 5 * error
 
 
 def test_metrics_are_those_of_the_trades_and_of_the_curve(made: tuple[pl.DataFrame, pl.DataFrame]) -> None:
