@@ -122,7 +122,7 @@ def check_label_spans(base: Rehearsal, cut: datetime, workdir: Path) -> int:
 def check_labels_look_ahead(base: Rehearsal, cuts: Sequence[datetime], workdir: Path) -> int:
     """No head's label is known when its decision falls: with another future some label is another."""
     labels = list(dict.fromkeys(head.label for head in base.study.labels.heads))
-    moved, seen, rows = set[str](), dict[str, set[object]](), 0
+    changed, seen, rows = set[str](), dict[str, set[object]](), 0
     for i, cut in enumerate(cuts):
         month, just = f"{cut:%Y-%m}", _just_decided(base, cut)
         futures = [another_future(base, cut, seed, jump) for seed, jump in ((1, 1.05), (2, 0.95))]
@@ -133,10 +133,10 @@ def check_labels_look_ahead(base: Rehearsal, cuts: Sequence[datetime], workdir: 
         for other in found[1:]:
             both = found[0].join(other, on=key, suffix="_other")
             rows += len(both)
-            moved |= {name for name in labels if both[name].ne_missing(both[f"{name}_other"]).any()}
+            changed |= {name for name in labels if both[name].ne_missing(both[f"{name}_other"]).any()}
         for name in labels:
             seen[name] = seen.get(name, set()) | set(found[0][name].drop_nulls().to_list())
-    known = [name for name in labels if name not in moved and len(seen[name]) > 1]
+    known = [name for name in labels if name not in changed and len(seen[name]) > 1]
     if known:
         raise LawBroken(
             "a label is not known when its decision falls",
