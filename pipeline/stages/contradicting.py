@@ -42,26 +42,31 @@ def contradicted(
         known, later = rows.filter(pl.col("known_at") <= cut), rows.filter(pl.col("known_at") > cut)
         newest = known.sort("known_at").unique(list(spec.key), keep="last").sort(list(spec.key))
         stamp = pl.lit(cut + LATER).cast(rows.schema["known_at"])
-        anew = _exchanged(newest, spec, seed).with_columns(
+        anew = _exchanged(vendored, newest, spec, seed).with_columns(
             known_at=stamp, ingested_at=stamp, knowledge=pl.lit("observed").cast(rows.schema["knowledge"])
         )
         if future:
-            later = pl.concat([_exchanged(later, spec, seed), _befalling(vendored, table, cut)])
+            later = pl.concat([_exchanged(vendored, later, spec, seed), _befalling(vendored, table, cut)])
         changed[table] = pl.concat([known, anew, later])
     return vendored.changed(changed)
 
 
-def _exchanged(rows: pl.DataFrame, spec: TableSpec, seed: int) -> pl.DataFrame:
-    """What the rows say in one another's places; their keys and times stay."""
-    payload = [name for name in rows.columns if name not in (*spec.key, spec.event, *STORED)]
+def _exchanged(vendored: Vendored, rows: pl.DataFrame, spec: TableSpec, seed: int) -> pl.DataFrame:
+    """What the rows say in one another's places; whom they are of and their times stay."""
+    payload = [name for name in rows.columns if name not in (_code(vendored, spec), spec.event, *STORED)]
     return rows.with_columns(pl.col(payload).gather(np.random.default_rng(seed).permutation(len(rows))))
+
+
+def _code(vendored: Vendored, spec: TableSpec) -> str:
+    """The key column that says whom a row is of: the one that most tables share."""
+    keys = [name for other in vendored.specs.values() for name in other.key]
+    return max((name for name in spec.key if name != spec.event), key=keys.count)
 
 
 def _befalling(vendored: Vendored, table: str, cut: datetime) -> pl.DataFrame:
     """Rows of a table of rare states for every name on the sessions after an instant; none for other tables."""
     rows, spec = vendored.rows[table], vendored.specs[table]
-    keys = [name for other in vendored.specs.values() for name in other.key]
-    code = max((name for name in spec.key if name != spec.event), key=keys.count)
+    code = _code(vendored, spec)
     if spec.event is None or rows.schema[spec.event] != pl.Date or rows.is_empty():
         return rows.clear()
     days = [day for day in vendored.calendar.sessions if day > cut.date()][:BEFALLEN]

@@ -173,10 +173,11 @@ def check_truth_of_others(base: Rehearsal, split: str, workdir: Path) -> int:
 def check_fit_rows_only(base: Rehearsal, split: str, workdir: Path) -> int:
     """What a split fits depends on its fit rows alone: scalers, vocabularies and, without epochs, the models.
 
-    Features, categories and labels of all its other rows are changed.
+    Features, categories and labels of all its sessions without fit rows are changed. In a session with some, ranks of
+    inputs may read every name.
     """
-    study, labels = base.study, read_labels(base.study, base)
-    others = fit_rows(read_folds(base), split, labels).filter(pl.col("role") != "fit")
+    study, rows = base.study, fit_rows(read_folds(base), split, read_labels(base.study, base))
+    others = rows.filter((pl.col("role") != "fit").all().over("session"))
     changes: dict[Place, Change] = {
         ("labels", "labels"): partial(traded, others, ("label_start", "label_end")),
         ("features", "features"): partial(moved, others),

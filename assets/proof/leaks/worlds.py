@@ -80,11 +80,11 @@ class World:
 
     @cached_property
     def cut(self) -> datetime:
-        """An instant inside the history; the session after it opens with a lock, where one does."""
+        """An instant inside the history; the session after it opens with an eligible name locked, where one does."""
         if self.by_minute:
             return _middle(self.labels["minute"].unique().sort().to_list()) + timedelta(minutes=1)
-        locked = self.base.table("panel", "panel").filter(pl.col("open_block").is_in(["limit_up", "limit_down"]))
-        before = {self.base.calendar.shift(day, -1) for day in locked["session"].unique().to_list()}
+        locked = pl.col("open_block").is_in(["limit_up", "limit_down"]).shift(-1).over("instrument", order_by="session")
+        before = self.base.table("panel", "panel").filter("eligible", locked)["session"].unique().to_list()
         days = [day for day in self._inner if day in before] or self._inner
         return self.study.market.decided_at(_middle(days))
 
