@@ -16,16 +16,20 @@ from typing import Any
 
 import polars as pl
 
+from assets.proof.contents import HASH_CHARACTERS
 from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
 from assets.proof.homes import HomePlan, open_home
 from assets.proof.lives import PHASES, Child, Kill, Lived, live, live_through
 from pipeline.diagnostics.finding import Finding
+from pipeline.errors import BadInput
 from pipeline.files import replace_if_changed
+from pipeline.fingerprints import hash_sources
 from pipeline.studies import STUDIES
 from pipeline.study import Study
 from resources.environments import SETTINGS_FILE
 
 SEED = 20261120
+HOUSE = ("assets", "pipeline", "resources")
 ATTEMPTS = 12  # a phase that is over before the kill is run again with one that comes sooner
 RESUMED_FROM_THE_START = 4  # every so many lives
 NAMED_DIFFERENCES = 3
@@ -133,7 +137,8 @@ class Outcome:
 
 def run(size: Size, folder: Path, progress: Progress) -> Finding:
     """Every study that the size names: one life in peace, others with kills, others elsewhere."""
-    asked = SIZES[size]
+    asked, code = SIZES[size], hash_sources(HOUSE)
+    folder = folder / code[:HASH_CHARACTERS]  # what an interrupted run of other code left is not gone on with
     studies = [study for study in STUDIES.values() if study.market.decides in asked.homes]
     outcomes = []
     for i, study in enumerate(studies):
@@ -143,7 +148,10 @@ def run(size: Size, folder: Path, progress: Progress) -> Finding:
             progress(text, (at + done) / len(studies))
 
         outcomes.append(examine(study, replace(asked, kills=share), folder / study.name, told))
-    return finding(outcomes, asked)
+    found = finding(outcomes, asked)
+    if found.status == BROKEN and hash_sources(HOUSE) != code:
+        raise BadInput("the code stays as it is while homes are compared", "it was edited meanwhile", "run it again")
+    return found
 
 
 def examine(study: Study, asked: Sizes, folder: Path, progress: Progress) -> Outcome:
@@ -266,14 +274,17 @@ def killed_life(
     tuple
         Kills and what differed after them; files swept at the end.
     """
-    phases, at, differed, died, swept = [*reference], 0, dict[str, str](), list[Kill](), 0
+    phases, at, reached = [*reference], 0, 0
+    differed, died, swept = dict[str, str](), list[Kill](), 0
     for planned in [*kills, None]:
         kill, target = planned, phases.index(planned.phase) if planned else len(phases) - 1
         for _ in range(ATTEMPTS):
             lived = live(home, phases[at : target + 1], kill, child)
             for each in lived:
-                differed[each.phase] = differences(reference[each.phase].contents, each)
+                if each.failure or phases.index(each.phase) >= reached:  # before, the home holds what came later too
+                    differed[each.phase] = differences(reference[each.phase].contents, each)
                 swept += each.swept
+            reached = max(reached, target)
             if lived and lived[-1].failure:
                 return [(kill, differed.get(kill.phase) or lived[-1].failure) for kill in kills], swept
             ended = len(lived) == target + 1 - at

@@ -39,7 +39,7 @@ def found(folder: Path) -> Finding:
 def unrecorded(found: Finding, folder: Path, tmp_path: Path) -> Path:
     """The uninterrupted home at its end, without its records: its live session can be recorded once more."""
     home = tmp_path / "home"
-    shutil.copytree(next(folder.glob("*/reference")), home)
+    shutil.copytree(next(folder.glob("*/*/reference")), home)
     shutil.rmtree(home / "records")
     return home
 
@@ -72,7 +72,7 @@ def torn(home: str, phases: Sequence[str], kill: Kill | None, said: Connection) 
 
 def test_a_record_that_is_written_in_place_breaks_the_proof(folder: Path, unrecorded: Path) -> None:
     """Pins a comparison that half a record passes."""
-    expected = {"live": Lived("live", contents(Environment(next(folder.glob("*/reference")))))}
+    expected = {"live": Lived("live", contents(Environment(next(folder.glob("*/*/reference")))))}
     kills, swept = killed_life(unrecorded, [Kill("live", "moment", after=600)], expected, child=torn)
     assert "RecordConflict" in kills[0][1]
     few = replace(SIZES["small"], kills=1)
