@@ -19,7 +19,6 @@ import dagster as dg
 
 from assets.definitions import build_definitions
 from assets.runs import Runner
-
 from resources.environments import Environment, Settings, create_environment
 from resources.simulated import simulated_market
 

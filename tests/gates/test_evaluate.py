@@ -21,7 +21,8 @@ BOUNDS = {
     "folds_overlap": 0, "folds_coverage": 1, "rank_ic": 0, "net_excess": 0, "net_return": 0, "worst_path": 0,
     "probabilistic_sharpe": 0.95, "deflated_sharpe": 0.9, "overfitting": 0.5, "track_record": 1,
     "impossible_fills": 0, "calibration": 1.02, "locked_excess": 0, "locked_openings": 1, "break_even": 1,
-    "sealed_verdict": 0, "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5, "conformance": 0,
+    "sealed_verdict": 0, "capacity": 0.8, "quarantined": 0.05, "replay": 0, "weights": 0, "refit_correlation": 0.5,
+    "conformance": 0,
 }  # fmt: skip
 
 
