@@ -27,7 +27,7 @@ def build_proof(proof: Proof) -> dg.AssetsDefinition:
         tell = told(context.log.info, environment.watch)
         with paced(lambda text, done: tell(f"{proof.name}: {text}, {done:.0%}")) as progress:
             said = run_proof(proof, PUBLISHED, environment.home, progress).said
-        shown = {name: dg.MetadataValue.md("\n".join(markdown(table))) for name, table in said["tables"].items()}
+        shown = {table["title"]: dg.MetadataValue.md("\n".join(markdown(table))) for table in said["tables"]}
         plain = {name: said[name] for name in ("status", "text", "seconds")}
         return dg.MaterializeResult(metadata={**plain, "held": said["status"] == HELD, **shown})
 

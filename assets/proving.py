@@ -27,7 +27,7 @@ from pipeline.reports.html import Section
 
 RESULT = "result.json"
 BESIDE = "cpcv_bakeoff.md"  # what a benchmark measured beside other splitters, which are no dependencies of ours
-SHOWN = 60  # rows of a table on the page; the rest is counted
+SHOWN, SHOWN_MORE = 60, 15  # rows of a proof's first table on the page, and of the others; the rest is counted
 PUBLISHED: Size = "full"
 EVERY_SIZE: tuple[Size, ...] = ("full", "small")
 HEAD = """# Proof
@@ -50,7 +50,7 @@ class Result:
     Parameters
     ----------
     said : dict
-        `status`, `score`, `text`, `seconds`, `counts`, `tables` (name -> columns, rows, total), `pictures`.
+        `status`, `score`, `text`, `seconds`, `counts`, `tables` (title, columns, rows, total), `pictures` (title, file).
     folder : Path
         Where its pictures lie.
     """
@@ -98,15 +98,16 @@ def _kept(folder: Path, found: Finding, seconds: float) -> Result:
         "text": found.text,
         "seconds": seconds,
         "counts": dict(found.counts),
-        "tables": {name: _table(frame) for name, frame in found.tables.items()},
-        "pictures": dict(zip(found.figures, pictures, strict=True)),
+        "tables": [_table(name, frame) for name, frame in found.tables.items()],
+        "pictures": list(zip(found.figures, pictures, strict=True)),
     }
     replace_if_changed(folder / RESULT, canonical_json(said).encode())
     return Result(json.loads(canonical_json(said)), folder)
 
 
-def _table(frame: pl.DataFrame) -> dict[str, Any]:
-    return {"columns": frame.columns, "rows": [list(row) for row in frame.head(SHOWN).rows()], "total": len(frame)}
+def _table(name: str, frame: pl.DataFrame) -> dict[str, Any]:
+    rows = [list(row) for row in frame.head(SHOWN).rows()]
+    return {"title": name, "columns": frame.columns, "rows": rows, "total": len(frame)}
 
 
 def proof_file(title: str) -> str:
@@ -157,20 +158,21 @@ def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
     if found is None:
         return [*lines, "", f"Not run: `foldgate prove {proof.name}`."]
     lines += ["", f"**{found.said['status']}.** {found.said['text']}"]
-    for title, name in found.said["pictures"].items():
+    for title, name in found.said["pictures"]:
         copy = target.with_suffix("") / f"{proof.name}_{name}"
         replace_if_changed(copy, (found.folder / name).read_bytes())
         lines += ["", f"![{title}]({target.stem}/{copy.name})"]
-    for title, table in list(found.said["tables"].items()):
-        lines += ["", f"{title}:", "", *markdown(table)]
+    for i, table in enumerate(found.said["tables"]):
+        lines += ["", f"{table['title']}:", "", *markdown(table, SHOWN if i == 0 else SHOWN_MORE)]
     return [*lines, "", f"*What it cannot see:* {proof.cannot_see}"]
 
 
-def markdown(table: dict[str, Any]) -> list[str]:
-    """Lines of a stored table; rows that are not held are counted."""
+def markdown(table: dict[str, Any], most: int = SHOWN) -> list[str]:
+    """Lines of a stored table; rows that are not shown are counted."""
+    rows = table["rows"][:most]
     lines = ["| " + " | ".join(table["columns"]) + " |", "|" + "---|" * len(table["columns"])]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in table["rows"]]
-    left = table["total"] - len(table["rows"])
+    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    left = table["total"] - len(rows)
     return [*lines, "", f"… and {left} rows more."] if left > 0 else lines
 
 
