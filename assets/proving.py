@@ -50,7 +50,8 @@ class Result:
     Parameters
     ----------
     said : dict
-        `status`, `score`, `text`, `seconds`, `counts`, `tables` (title, columns, rows, total), `pictures` (title, file).
+        `status`, `score`, `text`, `seconds`, `counts`, `tables` (title, columns, rows, total), `pictures` (title,
+        file).
     folder : Path
         Where its pictures lie.
     """

@@ -14,6 +14,8 @@ import pytest
 
 from assets.definitions import build_definitions, definitions
 from assets.keys import manifest_key, stage_key, table_key
+from assets.proof.registry import PROOFS
+from assets.proofs import GROUP as PROOF_GROUP
 from assets.study_graph import BUILDERS
 from pipeline.errors import BadInput
 from pipeline.studies import STUDIES
@@ -48,16 +50,19 @@ def test_the_definitions_of_an_empty_home_are_valid(
 
 
 def test_every_table_and_stage_is_an_asset_of_its_group(tiny: Tiny) -> None:
-    """Pins a table without an asset, and an asset outside its vendor's or study's group."""
+    """Pins a table, stage or proof without an asset, and an asset outside the group of its kind."""
     study = tiny.runner.study
     graph = build_definitions(tiny.environment).get_repository_def().asset_graph
     stages = {stage_key(study, name) for name in ("panel", "features", "labels", "champion", "inference", "parity")}
     vendor = {table_key("tushare", name) for name in study.table_names} | {manifest_key("tushare")}
     keys = graph.get_all_asset_keys()
     assert stages | vendor <= keys
-    assert len(keys) == len(vendor) + len(BUILDERS)
+    proofs = {dg.AssetKey([PROOF_GROUP, proof.name]) for proof in PROOFS}
+    assert proofs <= keys
+    assert len(keys) == len(vendor) + len(BUILDERS) + len(proofs)
     assert {graph.get(key).group_name for key in vendor} == {"tushare"}
-    assert {graph.get(key).group_name for key in keys - vendor} == {study.name}
+    assert {graph.get(key).group_name for key in keys - vendor - proofs} == {study.name}
+    assert {graph.get(key).group_name for key in proofs} == {PROOF_GROUP}
 
 
 def test_every_registered_study_builds(tmp_path: Path) -> None:
@@ -115,7 +120,7 @@ def test_the_code_location_is_found_through_the_variable(tiny: Tiny) -> None:
         check=True,
         timeout=60,
     )
-    assert int(made.stdout) == len(tiny.runner.study.table_names) + 1 + len(BUILDERS)
+    assert int(made.stdout) == len(tiny.runner.study.table_names) + 1 + len(BUILDERS) + len(PROOFS)
 
 
 def test_without_a_home_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from assets.proof.registry import PROOFS
+from assets.proofs import GROUP as PROOF_GROUP
 from assets.study_graph import BUILDERS
 from tests.browser import dom
 from tests.tiny import Tiny, copy_of
@@ -85,8 +87,8 @@ def server(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 def test_the_ui_answers_with_the_asset_graph(tiny: Tiny, server: str) -> None:
     """Pins a UI that does not start over a home, answers with another graph, or goes on when it is stopped."""
     study, nodes = tiny.runner.study, asset_graph(server)
-    assert len(nodes) == len(BUILDERS) + len(study.table_names) + 1
-    assert {str(node["groupName"]) for node in nodes} == {study.name, study.market.vendor}
+    assert len(nodes) == len(BUILDERS) + len(study.table_names) + 1 + len(PROOFS)
+    assert {str(node["groupName"]) for node in nodes} == {study.name, study.market.vendor, PROOF_GROUP}
 
 
 def test_a_browser_draws_the_asset_graph(tiny: Tiny, server: str, tmp_path: Path) -> None:
