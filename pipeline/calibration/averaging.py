@@ -65,6 +65,8 @@ def _shares(weights: Sequence[float], frames: int) -> list[float]:
 
 def _mean(values: Sequence[pl.Series], shares: Sequence[float]) -> pl.Series:
     """Over the sum of shares added up in the same order, so that rounding takes no probability above 1."""
+    if len(values) == 1:
+        return values[0]
     parts = [values[i] * share for i, share in enumerate(shares)]
     return (reduce(add, parts) / reduce(add, shares)).alias(values[0].name)
 
