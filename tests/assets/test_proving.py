@@ -1,0 +1,84 @@
+"""The scaffold of proofs: what is kept, what the page says, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from assets import proving
+from assets.cli import main
+from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from pipeline.diagnostics.finding import Finding
+from pipeline.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[2]
+PNG = b"\x89PNG not really"
+
+
+def proof(name: str, status: str = HELD, rows: int = 3) -> Proof:
+    def run(size: Size, folder: Path, progress: Progress) -> Finding:
+        assert folder.is_dir()
+        progress("counted", 0.5)
+        tables = {"zebra": pl.DataFrame({"n": range(rows)}), "ant": pl.DataFrame({"what": ["a | b"], "x": [None]})}
+        return Finding(0.25, status, f"Ran at {size}.", tables, {"how it went": lambda: PNG})
+
+    return Proof(name, f"Claim of {name}", f"{name} holds.", "The rest.", run)
+
+
+@pytest.fixture
+def proofs(monkeypatch: pytest.MonkeyPatch) -> list[Proof]:
+    made = [proof("first"), proof("second", BROKEN), proof("third", rows=100)]
+    monkeypatch.setattr(proving, "PROOFS", tuple(made))
+    return made
+
+
+def ran(each: Proof, size: Size, home: Path) -> None:
+    proving.run_proof(each, size, home, lambda text, done: None)
+
+
+def test_the_page_says_what_ran_at_which_size_and_what_did_not(proofs: list[Proof], tmp_path: Path) -> None:
+    """Pins a small run published as a full one, a claim without its test, and tables out of their order."""
+    ran(proofs[0], "small", tmp_path)
+    ran(proofs[2], "small", tmp_path)
+    ran(proofs[2], "full", tmp_path)
+    page = tmp_path / "proof.md"
+    proving.write_page(tmp_path, proving.EVERY_SIZE, page)
+    text = page.read_text()
+    rows = {line.split("]")[0][3:]: line for line in text.splitlines() if line.startswith("| [")}
+    assert "| HELD | 0.25 | small |" in rows["Claim of first"]
+    assert "| not run |" in rows["Claim of second"]
+    assert "| HELD | 0.25 | full |" in rows["Claim of third"]
+    assert text.count("*What it cannot see:* The rest.") == 2
+    assert text.index("zebra:") < text.index("ant:")
+    assert f"… and {100 - proving.SHOWN} rows more." in text
+    assert "a \\| b" in text
+    for picture in ("first_how_it_went.png", "third_how_it_went.png"):
+        assert (tmp_path / "proof" / picture).read_bytes() == PNG
+        assert f"(proof/{picture})" in text
+
+
+def test_a_proof_says_held_or_broken(tmp_path: Path) -> None:
+    """Pins a third status, which nobody would read as red."""
+    with pytest.raises(BadInput, match="MOSTLY"):
+        ran(proof("loose", "MOSTLY"), "small", tmp_path)
+    assert proving.held(tmp_path, "small", proof("loose")) is None
+
+
+def test_the_command_runs_all_and_fails_where_one_is_broken(
+    proofs: list[Proof], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pins an exit code of 0 over a broken proof, and proofs after it that are left out."""
+    assert main(["prove", "--small", "--home", str(tmp_path)]) == 1
+    assert [proving.held(tmp_path, "small", each) is not None for each in proofs] == [True] * 3
+    assert "2 of 3 held" in capsys.readouterr().out
+    assert main(["prove", "first", "--small", "--home", str(tmp_path)]) == 0
+    assert main(["prove", "nonsense", "--small", "--home", str(tmp_path)]) == 1
+    assert "first, second, third" in capsys.readouterr().err
+
+
+def test_every_proof_is_published() -> None:
+    """Pins a registered proof that the published page does not know."""
+    text = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
+    assert [each.name for each in proving.PROOFS if f"## {each.title}" not in text] == []
