@@ -16,7 +16,7 @@ from assets import arguments
 from assets.console import counted, fixed, number, percent, table
 from pipeline.asof.minutes import apply_minute_patches
 from pipeline.backtests.bootstrap import block_bootstrap
-from pipeline.backtests.ic import rank_ic
+from pipeline.backtests.ic import pooled_rank_ic
 from pipeline.diagnostics.factor import CONFIDENCE, QUANTILES, SAMPLES, SEED
 from pipeline.errors import BadInput, LawBroken
 from pipeline.features.minutes.compute import minute_features, sources_of
@@ -202,13 +202,13 @@ def _print_feature(feature: MinuteFeature, measured: int, batch: MinuteBatch, re
     table(heads, [[*cells, percent((known == 0).mean() if len(known) else None)]])
     later = ", ".join(f"{fixed(_autocorrelation(values, lag))} after {counted(lag, 'minute')}" for lag in LAGS)
     print(f"\nrank autocorrelation {later}")
-    print("\nrank IC by day against the return ahead, with its 95 % block-bootstrap interval")
+    print("\nrank IC over all days against the return ahead, with its 95 % block-bootstrap interval by day")
     rows = [_ic_row(values, returns, ahead) for ahead in ("ret", *(f"{ahead}_minutes" for ahead in AHEAD))]
     table(["return", "days", "mean", "low", "high", "positive"], rows)
 
 
 def _ic_row(values: pl.DataFrame, returns: pl.DataFrame, ahead: str) -> list[str]:
-    """Mean rank IC over days of one horizon, as a row of a table."""
+    """Rank IC over all days of one horizon, as a row of a table."""
     what = "over the price plan's hold (label ret)" if ahead == "ret" else f"close to close, {ahead.replace('_', ' ')}"
     days, mean, low, high, positive = information(values, returns, ahead)
     return [what.replace("1 minutes", "1 minute") if ahead == "1_minutes" else what, str(days), fixed(mean),
@@ -218,12 +218,13 @@ def _ic_row(values: pl.DataFrame, returns: pl.DataFrame, ahead: str) -> list[str
 def information(
     values: pl.DataFrame, returns: pl.DataFrame, ahead: str
 ) -> tuple[int, float | None, float | None, float | None, float | None]:
-    """Days, mean rank IC, its interval, and the share of positive days; None where no day tells."""
-    ic = rank_ic(values, returns, score="factor", truth=ahead)["rank_ic"].drop_nulls().drop_nans()
-    if ic.is_empty():
+    """Days, rank IC over all of them, its interval over days, share of days that add to it; None without any."""
+    told = pooled_rank_ic(values, returns, score="factor", truth=ahead).drop_nulls("rank_ic")
+    if told.is_empty():
         return 0, None, None, None, None
+    ic, pairs = told["rank_ic"], told["pairs"]
     low, high = block_bootstrap(ic, SAMPLES, 1, CONFIDENCE, SEED) if len(ic) > 1 else (None, None)
-    return len(ic), float(ic.mean()), low, high, float((ic > 0).mean())  # type: ignore[arg-type]
+    return len(ic), float((ic * pairs).sum() / pairs.sum()), low, high, float((ic > 0).mean())  # type: ignore[arg-type]
 
 
 def _autocorrelation(values: pl.DataFrame, lag: int) -> float | None:
@@ -236,8 +237,8 @@ def _autocorrelation(values: pl.DataFrame, lag: int) -> float | None:
 def _print_family(
     features: tuple[MinuteFeature, ...], measured: dict[str, int], batch: MinuteBatch, returns: pl.DataFrame
 ) -> None:
-    print("\nrank IC by day against the return over the plan's hold, with its 95 % block-bootstrap interval; "
-          "look-backs in minutes")  # fmt: skip
+    print("\nrank IC over all days against the return over the plan's hold, with its 95 % block-bootstrap interval by "
+          "day; look-backs in minutes")  # fmt: skip
     rows = []
     for f in features:
         values = batch.values.select(*KEY, factor=f.name)
