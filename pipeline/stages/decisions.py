@@ -30,6 +30,9 @@ class Decisions(Protocol):
     def adopted(self, policy: Spec, origin: str) -> Spec:
         """A split's policy as a bundle takes it over."""
 
+    def columns(self, study: Study) -> list[str] | None:
+        """Columns of `predictions` that books are made from; None for all."""
+
     def backtest(
         self, study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]
     ) -> StageResult:

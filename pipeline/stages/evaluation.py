@@ -28,7 +28,7 @@ EVALUATED = ("folds", "models", "calibrators", "positions", "predictions", "back
 
 def run_backtest(study: Study, read: Reader, _: str) -> StageResult:
     """The study's books on every path and on the locked stretch, and the rank IC of its score."""
-    predictions = read.table("predictions", "predictions")
+    predictions = read.table("predictions", "predictions", columns=decisions(study).columns(study))
     policies = {split: read_policy(study, read, split) for split in study.folds.splits}
     books = decisions(study).backtest(study, read, predictions, policies)
     ic = _rank_ic(study, read, predictions)
@@ -90,7 +90,8 @@ def _trials(study: Study, read: Reader, excess: pl.DataFrame, policies: Mapping[
 
 def _member_excess(study: Study, read: Reader, name: str, policies: Mapping[str, Spec]) -> pl.DataFrame:
     """The same protocol and policies for one member alone."""
-    alone = [calibrated_members(study, read, split, "test", {name: 1.0}) for split in study.folds.splits]
+    wanted = decisions(study).columns(study) or pl.all()
+    alone = [calibrated_members(study, read, split, "test", {name: 1.0}).select(wanted) for split in study.folds.splits]
     return decisions(study).excess(study, read, pl.concat(alone), policies)
 
 
@@ -182,12 +183,11 @@ def _nested(metrics: pl.DataFrame) -> dict[str, dict[str, float]]:
 def _brier(study: Study, read: Reader) -> pl.DataFrame:
     """head, brier, constant_brier over all out-of-sample rows; the constant is the head's rate on those rows."""
     heads = {head.name: head.label for head in study.labels.heads if head.kind == "probability"}
-    key = study.row_key
-    truths = read_labels(study, read).select(*key, *(pl.col(label).alias(name) for name, label in heads.items()))
-    joined = read.table("predictions", "predictions").join(truths, on=list(key))
-    parts = []
-    for head in heads:
-        known = joined.drop_nulls(head).select(p=f"{head}_pred", y=pl.col(head).cast(pl.Float64))
+    key, labels, parts = list(study.row_key), read_labels(study, read), []
+    for head, label in heads.items():  # one at a time: all of them beside their truths are wide
+        truth = labels.select(*key, y=pl.col(label).cast(pl.Float64)).drop_nulls("y")
+        served = read.table("predictions", "predictions", columns=[*key, f"{head}_pred"])
+        known = served.join(truth, on=key).select("y", p=f"{head}_pred")
         parts.append(
             known.select(
                 head=pl.lit(head),

@@ -84,6 +84,11 @@ def adopted(policy: Spec, origin: str) -> Spec:
     return policy.model_copy(update={"origin": origin})
 
 
+def columns(study: Study) -> None:
+    """All of them: the policy's filters may read any head."""
+    return
+
+
 def backtest(study: Study, read: Reader, predictions: pl.DataFrame, policies: Mapping[str, Spec]) -> StageResult:
     """The study's books on every path and on the locked stretch, beside index, universe and random books."""
     orders = _orders(read, predictions, policies)
