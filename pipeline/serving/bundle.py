@@ -212,6 +212,8 @@ def load_bundle(root: Path, hash: str) -> Bundle:
 
 def _verified_manifest(folder: Path, hash: str) -> dict[str, Any]:
     path = folder / MANIFEST
+    if path.is_symlink():
+        _tampered(MANIFEST, "a file", "a link")
     text = path.read_bytes() if path.is_file() else b""
     if hash_bytes(text) != hash:
         _tampered(MANIFEST, hash, hash_bytes(text) if text else "absent")

@@ -139,13 +139,14 @@ def test_an_unexpected_file_is_refused(extra: str, tmp_path: Path) -> None:
         load_bundle(tmp_path, bundle.hash)
 
 
-def test_a_link_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
-    """Pins a model that lies outside its bundle, where it can be changed after it was verified."""
+@pytest.mark.parametrize("name", ["members/net@a/model.onnx", MANIFEST])
+def test_a_link_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    """Pins a file that lies outside its bundle, where it can be changed after it was verified."""
     packed = files()
     bundle = write_bundle(tmp_path, packed, manifest(packed))
-    path = tmp_path / bundle.hash / "members/net@a/model.onnx"
-    path.rename(tmp_path / "elsewhere.onnx")
-    path.symlink_to(tmp_path / "elsewhere.onnx")
+    path = tmp_path / bundle.hash / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Tampered, match="observed a link"):
         load_bundle(tmp_path, bundle.hash)
 
