@@ -10,6 +10,7 @@ import polars as pl
 
 from assets.diagnosing import findings_section
 from assets.jobs import MARKET_STAGES, RESEARCH_STAGES
+from assets.proving import proof_section
 from assets.report_live import live_section
 from assets.report_members import calibration_section, members_section
 from assets.report_minutes import minutes_section
@@ -265,6 +266,10 @@ def _left_out(stored: Stored) -> str:
     return f" Feature families left out: {', '.join(gone)}; {left} of {whole} features remain."
 
 
+def _proofs(stored: Stored) -> Section | None:
+    return proof_section(stored.environment.home)
+
+
 def _diagnostics(stored: Stored) -> Section | None:
     return findings_section(stored.environment)
 
@@ -283,5 +288,6 @@ def _lineage(stored: Stored) -> Section | None:
 
 SECTIONS: tuple[Callable[[Stored], Section | None], ...] = (
     _gates, sealed_section, plan_section, positions_section, thresholds_section, _equity, _ic, members_section,
-    calibration_section, _blocks, _profile, live_section, _vendor_tables, _exclusions, _folds, _diagnostics, _lineage,
+    calibration_section, _blocks, _profile, live_section, _vendor_tables, _exclusions, _folds, _diagnostics, _proofs,
+    _lineage,
 )  # fmt: skip

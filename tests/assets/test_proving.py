@@ -59,6 +59,19 @@ def test_the_page_says_what_ran_at_which_size_and_what_did_not(proofs: list[Proo
         assert f"(proof/{picture})" in text
 
 
+def test_the_report_says_which_proofs_ran_in_its_home(proofs: list[Proof], tmp_path: Path) -> None:
+    """Pins a section that shows nothing, or a small run where a full one is at hand."""
+    assert proving.proof_section(tmp_path) is None
+    ran(proofs[1], "small", tmp_path)
+    ran(proofs[2], "small", tmp_path)
+    ran(proofs[2], "full", tmp_path)
+    section = proving.proof_section(tmp_path)
+    assert section is not None
+    assert section.tables["proofs"].rows() == [
+        ("Claim of second", "small", BROKEN, 0.25), ("Claim of third", "full", HELD, 0.25),
+    ]  # fmt: skip
+
+
 def test_a_proof_says_held_or_broken(tmp_path: Path) -> None:
     """Pins a third status, which nobody would read as red."""
     with pytest.raises(BadInput, match="MOSTLY"):
