@@ -1,6 +1,6 @@
 """Running proofs, keeping what they found, and writing the page that publishes it. What is proved is in `proof/`.
 
-    <home>/proof/<size>/<name>/work/         the proof's own folder; an interrupted one goes on there
+    <home>/proof/<size>/<name>/scratch/      the proof's own folder; an interrupted one goes on there
     <home>/proof/<size>/<name>/result.json   what it found
     <home>/proof/<size>/<name>/*.png
 """
@@ -79,7 +79,7 @@ def asked_for(names: Sequence[str]) -> list[Proof]:
 def run_proof(proof: Proof, size: Size, home: Path, progress: Progress) -> Result:
     """Run a proof and keep what it found; what an interrupted run left in its folder is used again."""
     folder = home / "proof" / size / proof.name
-    work = folder / "work"
+    work = folder / "scratch"
     work.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     found = proof.run(size, work, progress)
