@@ -18,7 +18,7 @@ from assets.proof.attack_list import (
     verdict_attacks,
 )
 from assets.proof.attack_stand import Outcome, Stand, attempt, build_stand, bundle_folder, rewrite, serve
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.homes import HomePlan, runner_of
 from pipeline.diagnostics.finding import Finding
 from pipeline.errors import FoldgateError
@@ -166,18 +166,3 @@ def finding(rows: list[Row], controls: list[Row]) -> Finding:
         rule="held when no attempt promotes, each is refused by a typed rule, and every control is promoted",
         counts={"attempts": len(attempts), "promotions": promotions, "families": by_family.height},
     )
-
-
-ATTACKS = Proof(
-    name="attacks",
-    title="Promotion attacks",
-    claims="No candidate becomes champion, and no bundle serves, while a gate is red, missing, stale or for another "
-    "hash, when the champion is materialised by hand, by two faults at once, with a tampered bundle, ledger or "
-    "stored verdict, or with an edited pointer.",
-    cannot_see="Hashes show edits, they do not sign. Whoever can write to the home and rewrites everything that names "
-    "a result, commit log, verdicts, bundle, ledger and champion's records together and consistently, is not seen; nor "
-    "is code changed before it runs. Verdicts are re-read, not judged again. An older champion's record left as the "
-    "newest (its successor's file removed) serves that older champion. Gates had bounds that any market meets, "
-    "so that every refusal here is due to the attack; whether gates refuse bad models is the other proofs' matter.",
-    run=run,
-)

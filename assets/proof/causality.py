@@ -15,7 +15,7 @@ import polars as pl
 
 from assets.proof.causal_features import certify_minutes, certify_sessions, stored_minutes, stored_sessions
 from assets.proof.causal_predictions import certify_minute_predictions, certify_session_predictions
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.counting import Certified
 from assets.proof.homes import HomePlan, filled_home, judged_home
 from pipeline.diagnostics.finding import Finding
@@ -152,16 +152,3 @@ def finding(certified: list[Certified]) -> Finding:
         rule="held when no value differs, no column needs more history than it declares, and every column was cut",
         counts={"columns": columns.height, "values": values, "cuts": fewest},
     )
-
-
-CAUSALITY = Proof(
-    name="causality",
-    title="Causality certificates",
-    claims="No registered feature, raw score, calibrated score or decision moves by one bit when the future is cut, "
-    "when history is cut at the declared look-back, or when the batch, the order of rows or the universe changes.",
-    cannot_see="What enters before the panel: a vendor row with a wrong publication time is honest to these laws (the "
-    "panel's own proof is the leak zoo's). A dependence that no row of these markets shows; what training learnt from "
-    "(folds certify that). A look-back is measured at a few cuts, so a need that shows nowhere there reads too short. "
-    "Features across a session's names, and all predictions by session, may depend on other eligible names.",
-    run=run,
-)

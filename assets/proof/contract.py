@@ -15,6 +15,9 @@ Size = Literal["small", "full"]
 Progress = Callable[[str, float], None]
 """What was done, and the share that is behind us."""
 
+Run = Callable[[Size, Path, Progress], Finding]
+"""(size, empty folder for its work, progress) -> Finding."""
+
 HELD, BROKEN = "HELD", "BROKEN"
 
 
@@ -32,12 +35,12 @@ class Proof:
     cannot_see : str
         What would pass unnoticed.
     run : callable
-        (size, empty folder for its work, progress) -> Finding; its status is `HELD` or `BROKEN`, its score the figure
-        that people quote, its first table the one that is published.
+        See `Run`; the finding's status is `HELD` or `BROKEN`, its score the figure that people quote, its first table
+        the one that is published.
     """
 
     name: str
     title: str
     claims: str
     cannot_see: str
-    run: Callable[[Size, Path, Progress], Finding]
+    run: Run

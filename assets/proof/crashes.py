@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from assets.proof.contents import HASH_CHARACTERS
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.homes import HomePlan, open_home
 from assets.proof.lives import PHASES, Child, Kill, Lived, live, live_through
 from pipeline.diagnostics.finding import Finding
@@ -382,15 +382,3 @@ def _anew_table(anew: Sequence[tuple[str, str, int, str]]) -> pl.DataFrame:
               "first difference": pl.String}  # fmt: skip
     rows = [(study, name, compared, differed or None) for study, name, compared, differed in anew]
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-CRASHES = Proof(
-    name="crashes",
-    title="Crash and replay",
-    claims="Killed with SIGKILL between any two steps, before any file appears or at any moment, and resumed, a home "
-    "ends with the same contents as one that ran in peace; and so does one made anew in other processes.",
-    cannot_see="A power cut (what a kill leaves, the operating system still writes out), a full disk, file systems "
-    "without atomic renames and links, Dagster's own run history (in memory here), other machines: their CPU may "
-    "round differently.",
-    run=run,
-)

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.homes import HomePlan
 from assets.proof.judged_market import EVERYTHING, Judged, MarketPlan, judge
 from assets.proof.survivorship import EVERY
@@ -161,15 +161,3 @@ def _text(judged: list[Judged], fills: int, impossible: int, forgeries: pl.DataF
             f"{universe['surplus']} too many, and its books gain {max(gaps['with ours']):.1%}."
         )
     return " ".join(said)
-
-
-EXECUTABILITY = Proof(
-    "executability",
-    "Executability and survivorship",
-    "No fill in the simulated history was impossible, judged from raw vendor rows and dated rules by code that shares "
-    "nothing with the fills; and the universe of each day is exactly what was listed on it.",
-    "Whether an order of some size would have been filled at that price (see capacity), queues at a price limit, price "
-    "cages, halts of minutes inside a session, lots and odd lots, funding paid while a position is held, and slippage "
-    "beyond the flat costs. The gap is that of simulated delistings: how much real ones cost depends on how they fell.",
-    run,
-)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.leaks.contract import Catcher, Leak
 from assets.proof.leaks.feature_leaks import FEATURE_LEAKS
 from assets.proof.leaks.fit_leaks import FIT_LEAKS
@@ -179,16 +179,3 @@ def _guards(seeded: Sequence[Tried], clean: Sequence[Tried]) -> pl.DataFrame:
 
 def _every_leak() -> Iterable[Leak]:
     return (leak for leaks in LEAKS.values() for leak in leaks)
-
-
-LEAK_ZOO = Proof(
-    name="leak_zoo",
-    title="Leak zoo",
-    claims="Each of the known ways in which the future enters a model turns a named check of the house red.",
-    cannot_see=(
-        "Leaks that nobody thought of. A leak in a table that says which code is which instrument or which day is a "
-        "session. What a net with windows over sessions takes from features of tested sessions before its rows. A rank "
-        "label places a name among others of its session whose exits may come later than its own span ends."
-    ),
-    run=run,
-)

@@ -17,7 +17,7 @@ import polars as pl
 
 from assets.daily import check_session, run_session
 from assets.proof.bit_flips import Flip, Place, changed, file_flips, raw_flip, table_flip
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.homes import HomePlan, open_home, reader_of, stage_named
 from assets.runs import Runner
 from pipeline.diagnostics.finding import Finding
@@ -308,15 +308,3 @@ def _flip_table(flips: Sequence[tuple[str, Flipped]]) -> pl.DataFrame:
     return grouped.agg(pl.sum("bits", "found", "named"), pl.col("must be found at", "found at").first()).sort(
         "study", maintain_order=True
     )
-
-
-LIVE_PARITY = Proof(
-    name="live_parity",
-    title="Parity over time",
-    claims="What was decided live, session by session, the research path makes again the next day and at the end, "
-    "equal in every bit; and a single changed bit in any file between them is found and named.",
-    cannot_see="A mistake that both paths share, since they are one code; a raw row that the vendor sent wrongly and "
-    "never corrects; a changed bit that later steps round away before anything compares it (raw values are changed "
-    "above the bits that a change of units may round); another CPU class.",
-    run=run,
-)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from assets.proof.contract import Progress, Proof, Size
+from assets.proof.contract import Progress, Size
 from assets.proof.leaking_vendor import leaked_rank_ic
 from assets.proof.null_finding import finding
 from assets.proof.simulated_research import (
@@ -125,20 +125,3 @@ def control(plan: MarketPlan, home: Path) -> dict[str, Any]:
         promoted = runner.environment.champions(plan.study).current() is not None
         found |= {"refused": refused, "promoted": promoted, "gates": verdicts(runner)}
     return found
-
-
-NULL_MARKET = Proof(
-    name="null_market",
-    title="Null market control",
-    claims=(
-        "On raw tables without predictability (same calendar, suspensions, limits, cross-correlation, volatility "
-        "clustering, slow features, with and without drift) the whole graph finds nothing and promotes nothing."
-    ),
-    cannot_see=(
-        "A leak that moves the mean rank IC by less than the figures in the first table, which are coarse for a study "
-        "of minutes: eight markets of 100 days have few independent stretches. One in a family that is left out (the "
-        "nets) or in a table that these markets lack (minute bars of stocks). One that only real data has, such as a "
-        "vendor's silent backfill. Members boost at most 20 rounds here."
-    ),
-    run=run,
-)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.simulated_research import (
     PROCESSES,
     MarketPlan,
@@ -243,18 +243,3 @@ def _picture(table: pl.DataFrame) -> bytes:
     errors = [None if gap is None else gap / oracle
               for gap, oracle in table.select("standard error of the loss", "oracle rank IC").iter_rows()]  # fmt: skip
     return bars_figure(names, table["share recovered"].to_list(), errors, "share of the planted rank IC, +- 1 SE")
-
-
-PLANTED_MARKET = Proof(
-    name="planted_market",
-    title="Positive control",
-    claims=(
-        "A planted rank IC of 0.03 at 1,000 names x 1,000 sessions is recovered within 0.005; at the size of the demo "
-        "a stronger one is found by every member and promoted under the studies' own gates and bounds."
-    ),
-    cannot_see=(
-        "Whether real markets hold a signal of that kind: the planted ones follow from columns that a feature reads. "
-        "A signal that nobody planted, or one that lives only in the minutes of the wide market, is not asked for."
-    ),
-    run=run,
-)

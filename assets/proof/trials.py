@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.homes import HomePlan, judged_home, runner_of
 from assets.proof.trial_chain import tampered
 from assets.proof.trial_numbers import golden
@@ -201,16 +201,3 @@ def finding(
         f"{REFUSED_SHARE:.0%} of the searches are refused",
         counts={"searches": len(noise), "changes": tried, "numbers": len(numbers)},
     )
-
-
-TRIALS = Proof(
-    name="trials",
-    title="Trial ledger and overfitting gates",
-    claims="Every configuration that is scored on rows a gate reads is in the ledger, no row of it can be edited, "
-    "removed or moved unseen, and with that count the gates refuse the best of 200 worthless configurations.",
-    cannot_see="A search in another home, or one by eye: a model's metrics on its test rows are shown before the "
-    "backtest records a trial. Rows cut from the tail before any scorecard, bundle or champion's record anchored them; "
-    "a ledger and every anchor rewritten together. Searches here are independent, normal and of 500 sessions; "
-    "8 of 1,500 such searches passed a deflated ratio of 0.9. Other configurations are another number of one member.",
-    run=run,
-)

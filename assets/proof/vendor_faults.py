@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proof.contract import BROKEN, HELD, Progress, Size
 from assets.proof.fault_server import Armed, Fault
 from assets.proof.faulted_ingestion import CHANNELS, Campaign, Judged, Rig, rig_of
 from assets.proof.faults_of_http import ARCHIVE, CORRECTED, EQUAL, KEPT, TOLD
@@ -185,17 +185,3 @@ def _forms(trials: Sequence[Trial]) -> set[tuple[str, str, str]]:
 
 def _befell(fault: Fault, trials: Sequence[Trial]) -> bool:
     return (fault.channel, fault.kind, fault.form) in _forms(trials)
-
-
-VENDOR_FAULTS = Proof(
-    name="vendor_faults",
-    title="Vendor faults",
-    claims="Whatever goes wrong between a vendor and the lake, alone or in mixtures, the lake ends equal to the truth "
-    "or the run stops with an error that names what is wrong; a gap is never silent.",
-    cannot_see="An answer in which nothing is wrong, such as a row left out of a day or another price, cannot be told "
-    "from the truth until the vendor says otherwise, and that is heard only inside the window of sessions that are "
-    "asked for again. Rows that a vendor withdraws stay in the lake; that is told. The vendors here are simulations of "
-    "their pages: a fault that nobody has written down is not among them. Streams are not tried, because the house "
-    "reads none, nor folders of book snapshots, which have no protocol.",
-    run=run,
-)

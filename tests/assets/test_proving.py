@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from importlib import import_module
 from pathlib import Path
 
 import polars as pl
@@ -95,3 +97,11 @@ def test_every_proof_is_published() -> None:
     """Pins a registered proof that the published page does not know."""
     text = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
     assert [each.name for each in proving.PROOFS if f"## {each.title}" not in text] == []
+
+
+@pytest.mark.parametrize("each", proving.PROOFS, ids=lambda each: each.name)
+def test_every_registered_proof_finds_its_test(each: Proof) -> None:
+    """Pins a proof whose module moved: it is imported late, so loading the registry does not notice."""
+    module = inspect.getclosurevars(each.run).nonlocals["module"]
+    assert list(inspect.signature(import_module(module).run).parameters) == ["size", "folder", "progress"]
+    assert module.endswith(each.name)

@@ -9,7 +9,7 @@ import pytest
 from assets.proof import attacks
 from assets.proof.attack_list import ledger_attacks, pointer_attacks, side_attacks, verdict_attacks
 from assets.proof.attack_stand import Stand, chosen
-from assets.proof.attacks import ATTACKS, control, finding
+from assets.proof.attacks import control, finding, run
 from assets.proof.contract import BROKEN, HELD
 from assets.stage_runner import StageReader
 from pipeline.diagnostics.finding import Finding
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return ATTACKS.run("small", folder, lambda text, done: None)
+    return run("small", folder, lambda text, done: None)
 
 
 def test_no_attack_promotes(found: Finding) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from assets.proof import causal_features, causal_predictions
-from assets.proof.causality import CAUSALITY, SIZES, candidate_bundle, finding
+from assets.proof.causality import SIZES, candidate_bundle, finding, run
 from assets.proof.contract import BROKEN, HELD
 from pipeline.diagnostics.finding import Finding
 from pipeline.features.history import History
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return CAUSALITY.run("small", folder, silent)
+    return run("small", folder, silent)
 
 
 def test_every_registered_column_is_certified(found: Finding) -> None:

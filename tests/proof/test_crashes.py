@@ -16,7 +16,7 @@ import pytest
 
 from assets.proof.contents import contents
 from assets.proof.contract import BROKEN, HELD
-from assets.proof.crashes import CRASHES, SIZES, Outcome, chosen_kills, differences, finding, killed_life
+from assets.proof.crashes import SIZES, Outcome, chosen_kills, differences, finding, killed_life, run
 from assets.proof.lives import PHASES, Kill, Lived, live_through
 from pipeline.diagnostics.finding import Finding
 from pipeline.serving import record_files
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return CRASHES.run("small", folder, lambda text, done: None)
+    return run("small", folder, lambda text, done: None)
 
 
 @pytest.fixture

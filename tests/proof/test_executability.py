@@ -15,7 +15,7 @@ import pytest
 from assets.proof import exchange_rules, executability, judged_market, raw_referee
 from assets.proof.contract import BROKEN, HELD
 from assets.proof.exchange_rules import Standing, board_of, price_limits
-from assets.proof.executability import EXECUTABILITY, finding
+from assets.proof.executability import finding, run
 from assets.proof.judged_market import EVERYTHING, Judged, MarketPlan, judge
 from assets.proof.raw_referee import RawMarket, impossible_fills, possible_refusals
 from assets.proof.survivorship import check_universe, listed_pairs, survivors
@@ -39,7 +39,7 @@ def said(text: str, done: float) -> None:
 
 def test_no_fill_of_any_study_is_impossible_and_every_forgery_is_caught(tmp_path: Path) -> None:
     """A fill at a locked, suspended, unlisted or wrong price; a referee that lets forged ones pass; a missing study."""
-    found = EXECUTABILITY.run("small", tmp_path, said)
+    found = run("small", tmp_path, said)
     assert found.status == HELD, found.text
     markets = found.tables["markets"]
     assert set(markets["study"]) == set(STUDIES)

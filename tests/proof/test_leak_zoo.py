@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from assets.proof.contract import BROKEN, HELD
-from assets.proof.leak_zoo import LEAK_ZOO, LEAKS, Tried, catchers, concluded, tried
+from assets.proof.leak_zoo import LEAKS, Tried, catchers, concluded, run, tried
 from assets.proof.leaks.catchers import LISTING
 from assets.proof.leaks.contract import Leak
 from assets.proof.leaks.panel_leaks import PANEL_LEAKS
@@ -29,7 +29,7 @@ def stub() -> World:
 
 def test_every_leak_of_the_small_zoo_is_caught(tmp_path):
     """Pins a check that no longer sees the leak it is there for, and one that is red on a clean market."""
-    finding = LEAK_ZOO.run("small", tmp_path, lambda what, share: None)
+    finding = run("small", tmp_path, lambda what, share: None)
     assert finding.status == HELD, finding.text
     assert finding.score == 1.0
     assert finding.counts["leaks"] >= 30

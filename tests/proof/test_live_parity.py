@@ -12,13 +12,13 @@ from assets.proof.contract import BROKEN, HELD
 from assets.proof.homes import runner_of
 from assets.proof.live_parity import (
     FLIPPED,
-    LIVE_PARITY,
     NOTHING,
     Flipped,
     Outcome,
     finding,
     flipped,
     record_difference,
+    run,
 )
 from pipeline.diagnostics.finding import Finding
 from pipeline.serving import parity
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return LIVE_PARITY.run("small", folder, lambda text, done: None)
+    return run("small", folder, lambda text, done: None)
 
 
 def test_every_session_of_every_study_is_made_again_bit_for_bit(found: Finding) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from assets.proof.contract import BROKEN, HELD
 from assets.proof.null_finding import finding, pooled
-from assets.proof.null_market import LEFT_OUT, NULL_MARKET, control, leaking, plans_of
+from assets.proof.null_market import LEFT_OUT, control, leaking, plans_of, run
 from assets.proof.simulated_research import MarketPlan, each_market
 from pipeline.diagnostics.finding import Finding
 from pipeline.studies import STUDIES
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return NULL_MARKET.run("small", folder, silent)
+    return run("small", folder, silent)
 
 
 @pytest.fixture(scope="module")

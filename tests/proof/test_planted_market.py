@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from assets.proof.contract import BROKEN, HELD
-from assets.proof.planted_market import PLANTED, PLANTED_MARKET, Planted, finding, plan_of
+from assets.proof.planted_market import PLANTED, Planted, finding, plan_of, run
 from assets.proof.simulated_research import MarketPlan
 from pipeline.diagnostics.finding import Finding
 from pipeline.studies import STUDIES
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return PLANTED_MARKET.run("small", folder, lambda text, done: None)
+    return run("small", folder, lambda text, done: None)
 
 
 @pytest.fixture(scope="module")

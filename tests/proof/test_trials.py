@@ -13,7 +13,7 @@ from assets.proof.homes import runner_of
 from assets.proof.trial_chain import tampered
 from assets.proof.trial_numbers import golden
 from assets.proof.trial_search import Search, searched
-from assets.proof.trials import SIZES, TRIALS, another_configuration, counted, finding, long_ledger
+from assets.proof.trials import SIZES, another_configuration, counted, finding, long_ledger, run
 from pipeline.diagnostics.finding import Finding
 from pipeline.gates import chain, evaluate
 from pipeline.gates.ledger import Ledger
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Finding:
-    return TRIALS.run("small", folder, lambda text, done: None)
+    return run("small", folder, lambda text, done: None)
 
 
 def test_what_is_scored_is_counted_and_the_count_refuses(found: Finding) -> None:

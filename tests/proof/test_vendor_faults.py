@@ -18,7 +18,7 @@ from assets.proof.contract import BROKEN, HELD
 from assets.proof.fault_server import Fault
 from assets.proof.faulted_ingestion import CHANNELS, Rig, rig_of
 from assets.proof.faults_of_http import ARCHIVE, INTERFACE, TUSHARE
-from assets.proof.vendor_faults import VENDOR_FAULTS, alone, finding
+from assets.proof.vendor_faults import alone, finding, run
 from pipeline.studies import STUDIES
 from pipeline.tables import binance_rows
 
@@ -38,7 +38,7 @@ def rigs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Rig]]:
 def test_the_lake_survives_every_fault(tmp_path: Path) -> None:
     """Pins a gap that nobody is told of, an error that names nothing, and a kind of fault that is no longer tried."""
     steps: list[float] = []
-    found = VENDOR_FAULTS.run("small", tmp_path, lambda line, share: steps.append(share))
+    found = run("small", tmp_path, lambda line, share: steps.append(share))
     trials, mixtures = found.tables["trials"], found.tables["mixtures"]
     assert trials.filter(~pl.col("held"))["ends"].to_list() == []
     assert mixtures.filter(~pl.col("held"))["ends"].to_list() == []

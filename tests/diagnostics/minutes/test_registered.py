@@ -17,10 +17,11 @@ from pipeline.folds.named import SEALED_SPLITS, named_splits
 from pipeline.folds.splits import Folds
 from pipeline.labels.path_outcomes import KEY
 from pipeline.models.spec import TreeHeadsSpec
-from pipeline.stages import minute_diagnostics, probe_inputs
+from pipeline.stages import minute_probes, probe_inputs
 from pipeline.stages.contract import StageResult
 from pipeline.stages.diagnostics import METADATA_ROWS, REPORT_ROWS, Diagnostic, presented
-from pipeline.stages.minute_diagnostics import MINUTE_DIAGNOSTICS, NO_FLOW
+from pipeline.stages.minute_diagnostics import MINUTE_DIAGNOSTICS
+from pipeline.stages.minute_probes import NO_FLOW
 from pipeline.stages.pinned import FOLD_TABLES, PINNED
 from pipeline.stages.registry import DIAGNOSTICS, STAGES
 from pipeline.studies import STUDIES
@@ -56,7 +57,7 @@ def noise() -> MadeRun:
 @pytest.fixture
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = partial(nonlinear_variants, trees=TreeHeadsSpec(rounds=25))
-    monkeypatch.setattr(minute_diagnostics, "nonlinear_variants", quick)
+    monkeypatch.setattr(minute_probes, "nonlinear_variants", quick)
 
 
 def answered(name: str, run: MadeRun) -> StageResult:
