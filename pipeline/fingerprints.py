@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +160,38 @@ def session_hashes(frame: pl.DataFrame, key: Sequence[str], by: str = "session")
     return dict(zip(days.gather(starts).cast(pl.String), _slice_hashes(ordered, cuts), strict=True))
 
 
-def hash_sources(modules: Sequence[str]) -> str:
+@cache
+def with_imports(module: str, package: str) -> frozenset[str]:
+    """A module and all modules of the package that it imports, directly or through others (nothing is imported)."""
+    found, waiting = {module}, [module]
+    while waiting:
+        at = waiting.pop()
+        if not at.startswith(f"{package}."):
+            continue
+        for node in ast.walk(ast.parse(_origin(at)[0].read_bytes())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{package}.{each.name}" for each in node.names] if node.module == package else [node.module]
+                new = [name for name in names if name and name.startswith(f"{package}.") and name not in found]
+                found.update(new)
+                waiting += new
+    return frozenset(found)
+
+
+def hash_sources(modules: Iterable[str]) -> str:
     """sha256 over the source text of modules and packages, named by import path (nothing is imported)."""
     digest = hashlib.sha256()
-    for name in sorted(modules):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(name)
-        origin = Path(spec.origin)
-        files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    for name in sorted(set(modules)):
+        origin, package = _origin(name)
+        files = sorted(origin.parent.rglob("*.py")) if package else [origin]
         for file in files:
             text = file.read_bytes()
             digest.update(f"{name}/{file.relative_to(origin.parent).as_posix()}:{len(text)}:".encode() + text)
     return digest.hexdigest()
+
+
+def _origin(module: str) -> tuple[Path, bool]:
+    """A module's file, and whether it is a package."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(module)
+    return Path(spec.origin), bool(spec.submodule_search_locations)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BadInput, KeyViolation
-from pipeline.fingerprints import canonical_json, hash_frame, hash_json, hash_sources, session_hashes
+from pipeline.fingerprints import canonical_json, hash_frame, hash_json, hash_sources, session_hashes, with_imports
 
 CELLS = st.one_of(st.none(), st.just(0.0), st.just(-0.0), st.just(math.nan), st.floats(width=32))
 TEXTS = st.one_of(st.none(), st.text(alphabet="ab\0é", max_size=3))
@@ -149,3 +149,21 @@ def test_code_hashes_tell_files_apart(tmp_path: Path, monkeypatch: pytest.Monkey
     (package / "a" / "same.py").write_text("x = 2\n")
     (package / "b" / "same.py").write_text("x = 1\n")
     assert hash_sources(["swapped"]) != before
+
+
+def test_a_module_brings_what_it_imports_from_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pins code that a stage runs through two other modules and that no code version notices."""
+    package = tmp_path / "imported_room"
+    package.mkdir()
+    for name, text in {
+        "__init__": "",
+        "first": "from json import dumps\nfrom imported_room import second\n",
+        "second": "def late():\n    from imported_room.third import value\n",
+        "third": "from imported_room.first import dumps\nvalue = 1\n",
+        "apart": "from imported_room.third import value\n",
+    }.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    room = "imported_room"
+    assert with_imports(f"{room}.first", room) == {f"{room}.first", f"{room}.second", f"{room}.third"}
+    assert with_imports("json.decoder", room) == {"json.decoder"}

@@ -208,8 +208,5 @@ ABLATION = Diagnostic(
     run=run_ablation,
     reads=("folds",),
     parts=("members", "training", "labels", "policy.top_k", "policy.alpha", "execution"),
-    modules=(
-        "pipeline.models", "pipeline.labels.spec", "pipeline.diagnostics.ablation", "pipeline.backtests.ic",
-        "pipeline.stages.research",
-    ),
+    modules=("pipeline.models", "pipeline.labels.spec", "pipeline.diagnostics.ablation", "pipeline.backtests.ic"),
 )

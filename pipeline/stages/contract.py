@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.calendars import Calendar
 from pipeline.errors import BadInput
-from pipeline.fingerprints import hash_json, hash_sources
+from pipeline.fingerprints import hash_json, hash_sources, with_imports
 from pipeline.gates.ledger import Ledger, Trial
 from pipeline.gates.promotion import Champions
 from pipeline.study import Study
@@ -143,7 +143,8 @@ class Stage:
     parts : tuple of str
         Fields of the study that it reads, dotted where it reads a part; only they enter its code version.
     modules : tuple of str
-        Library modules it runs; only they enter its code version.
+        Library modules it runs; only they enter its code version, with the module of `run` and what it imports from
+        this package.
     resumes : bool
         A partition whose inputs and code did not change is not computed again.
     parallel : bool
@@ -168,7 +169,13 @@ class Stage:
         """Hash of the study's parts and of the sources that this stage reads; nothing else retrains it."""
         values = study.model_dump(mode="json")
         read = {part: reduce(_field, part.split("."), values) for part in self.parts}
-        return hash_json([read, hash_sources((*self.modules, self.run.__module__))])[:16]
+        return hash_json([read, hash_sources(self.code)])[:16]
+
+    @property
+    def code(self) -> set[str]:
+        """Modules and packages whose sources enter the code version."""
+        named = (*self.modules, self.run.__module__)
+        return {each for name in named for each in with_imports(name, __package__)} - {__name__}
 
 
 def _field(node: Mapping[str, Any], name: str) -> Any:

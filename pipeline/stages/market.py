@@ -5,32 +5,42 @@ How they are made differs with how often a study decides: `sessions` and `minute
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Protocol
 
 from pipeline.stages import minutes, sessions
 from pipeline.stages.contract import Reader, Stage, StageResult
 from pipeline.study import Study
 
-BY_DECISION: dict[str, ModuleType] = {"session": sessions, "minute": minutes}
-_HERE = tuple(module.__name__ for module in BY_DECISION.values())
+
+class Decided(Protocol):
+    """Panel, features and labels of decisions of one kind, a month at a time."""
+
+    def run_panel(self, study: Study, read: Reader, month: str) -> StageResult:
+        """The honest panel, and the corrections that became known in the month."""
+
+    def run_features(self, study: Study, read: Reader, month: str) -> StageResult:
+        """Features, each row from what its own decision knew."""
+
+    def run_labels(self, study: Study, read: Reader, month: str) -> StageResult:
+        """Labels in final truth, with their realised spans."""
+
+
+BY_DECISION: dict[str, Decided] = {"session": sessions, "minute": minutes}
 
 
 def run_panel(study: Study, read: Reader, month: str) -> StageResult:
     """One month of the honest panel, and the corrections that became known in it."""
-    result: StageResult = BY_DECISION[study.market.decides].run_panel(study, read, month)
-    return result
+    return BY_DECISION[study.market.decides].run_panel(study, read, month)
 
 
 def run_features(study: Study, read: Reader, month: str) -> StageResult:
     """Features of one month, each row from what its own decision knew."""
-    result: StageResult = BY_DECISION[study.market.decides].run_features(study, read, month)
-    return result
+    return BY_DECISION[study.market.decides].run_features(study, read, month)
 
 
 def run_labels(study: Study, read: Reader, month: str) -> StageResult:
     """Labels of one month in final truth, with their realised spans."""
-    result: StageResult = BY_DECISION[study.market.decides].run_labels(study, read, month)
-    return result
+    return BY_DECISION[study.market.decides].run_labels(study, read, month)
 
 
 PANEL = Stage(
@@ -39,7 +49,7 @@ PANEL = Stage(
     (),
     run_panel,
     ("market", "tables", "universe"),
-    ("pipeline.asof", "pipeline.tables", "pipeline.features.minutes.quality", *_HERE),
+    ("pipeline.asof", "pipeline.tables", "pipeline.features.minutes.quality"),
     summary="One row per listed instrument and decision time: eligibility, tradability, adjustment, all as known.",
 )
 FEATURES = Stage(
@@ -48,7 +58,7 @@ FEATURES = Stage(
     ("panel",),
     run_features,
     ("features",),
-    ("pipeline.features", *_HERE),
+    ("pipeline.features",),
     summary="Window-local float32 columns in schema order.",
 )
 LABELS = Stage(
@@ -57,6 +67,6 @@ LABELS = Stage(
     ("panel",),
     run_labels,
     ("labels",),
-    ("pipeline.labels", *_HERE),
+    ("pipeline.labels",),
     summary="What happened after each decision, with the span of everything it looked at.",
 )
