@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.definitions import build_definitions
 from assets.runs import Runner
 from assets.stage_runner import StageReader
 from pipeline.gates.evaluate import GATES
@@ -127,8 +128,6 @@ def filled_home(study: Study, home: Path, wanted: HomePlan) -> Runner:
 
 def runner_of(environment: Environment) -> Runner:
     """Runs stages of the environment; Dagster's own history is in memory."""
-    from assets.definitions import build_definitions  # which holds the proofs' assets, so it cannot come first
-
     return Runner(environment, dg.DagsterInstance.ephemeral(), build_definitions)
 
 
