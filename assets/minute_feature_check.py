@@ -24,12 +24,12 @@ from pipeline.features.minutes.laws import LAWS, MinuteInputs, MinuteSubject, me
 from pipeline.features.minutes.plan import FAMILIES
 from pipeline.features.minutes.schema import SCHEMA, lookback, lost_sources
 from pipeline.features.minutes.spec import MinuteFeature
-from pipeline.frames import MINUTE, ROW
+from pipeline.frames import MINUTE
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.stages.contract import months
 from pipeline.stages.minutes import UNUSABLE
 from resources.environments import Environment
 
-KEY = (*ROW, MINUTE)
 DAYS = 90  # judged for coverage, values and rank IC: 129,600 minutes of all features take seconds
 LAW_DAYS = 3  # under the laws, behind the longest look-back: each cut computes all of it again
 LAW_CUTS, LOOKBACK_CUTS = 6, 3

@@ -17,6 +17,8 @@ from typing import Any
 
 import polars as pl
 
+from assets.arguments import one_of
+from assets.markdown import markdown_table
 from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
 from assets.proof.registry import PROOFS
 from pipeline.diagnostics.finding import Finding
@@ -69,10 +71,8 @@ def asked_for(names: Sequence[str]) -> list[Proof]:
     BadInput
         There is no such proof.
     """
-    known = [proof.name for proof in PROOFS]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise BadInput("a proof is registered", ", ".join(unknown), f"one of {', '.join(known)}")
+    for name in names:
+        one_of("a proof", name, [proof.name for proof in PROOFS])
     return [proof for proof in PROOFS if not names or proof.name in names]
 
 
@@ -127,11 +127,11 @@ def held(home: Path, size: Size, proof: Proof) -> Result | None:
 def write_page(home: Path, sizes: Sequence[Size], target: Path) -> None:
     """The page of every proof at the first of the sizes that ran, its pictures beside it in a folder of its name."""
     results = {proof.name: _newest(home, sizes, proof) for proof in PROOFS}
-    lines = [HEAD, "| claim | outcome | figure | size | took |", "|---|---|---|---|---|"]
-    for proof in PROOFS:
-        found = results[proof.name]
-        row = ("not run", "", "", "") if found is None else _summary(found)
-        lines.append(f"| [{proof.title}](#{anchor(proof.title)}) | " + " | ".join(row) + " |")
+    rows = [
+        (f"[{proof.title}](#{anchor(proof.title)})", *(("not run",) if found is None else _summary(found)))
+        for proof, found in ((proof, results[proof.name]) for proof in PROOFS)
+    ]
+    lines = [HEAD, *markdown_table(["claim", "outcome", "figure", "size", "took"], rows)]
     for proof in PROOFS:
         lines += _section(proof, results[proof.name], target)
     beside = target.with_suffix("") / BESIDE
@@ -149,10 +149,9 @@ def anchor(title: str) -> str:
     return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _summary(found: Result) -> tuple[str, str, str, str]:
+def _summary(found: Result) -> tuple[object, ...]:
     said = found.said
-    score = "" if said["score"] is None else cell(said["score"])
-    return said["status"], score, found.folder.parent.name, f"{said['seconds']:.0f} s"
+    return said["status"], said["score"], found.folder.parent.name, f"{said['seconds']:.0f} s"
 
 
 def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
@@ -172,19 +171,9 @@ def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
 def markdown(table: dict[str, Any], most: int = SHOWN) -> list[str]:
     """Lines of a stored table; rows that are not shown are counted."""
     rows = table["rows"][:most]
-    lines = ["| " + " | ".join(table["columns"]) + " |", "|" + "---|" * len(table["columns"])]
-    lines += ["| " + " | ".join(cell(value) for value in row) + " |" for row in rows]
+    lines = markdown_table(table["columns"], rows)
     left = table["total"] - len(rows)
     return [*lines, "", f"… and {left} rows more."] if left > 0 else lines
-
-
-def cell(value: object) -> str:
-    """A value in a table of the page."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
 
 
 def proof_section(home: Path) -> Section | None:

@@ -6,11 +6,11 @@ import polars as pl
 
 from assets.report_stored import Stored
 from pipeline.backtests.ic import rank_ic
-from pipeline.frames import MINUTE, ROW
+from pipeline.frames import MINUTE
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.positions.manager_spec import SIDES
 from pipeline.reports.html import Section
 
-KEY = (*ROW, MINUTE)
 SHOWN_ENTRIES = 20
 REALISED = "actual_plan_net_edge_bps"
 

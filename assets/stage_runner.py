@@ -19,6 +19,7 @@ import dagster as dg
 import polars as pl
 
 from assets.keys import stage_key
+from assets.markdown import markdown_table
 from assets.partitions import MEMBER, SPLIT
 from pipeline.calendars import Calendar
 from pipeline.errors import MissingTable
@@ -350,14 +351,8 @@ def _shown(value: Any) -> Any:
     """Plain values as they are; rows of dicts as a markdown table; anything else as JSON."""
     if isinstance(value, list) and value and isinstance(value[0], Mapping):
         head = list(value[0])
-        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        lines += ["| " + " | ".join(_cell(row[name]) for name in head) + " |" for row in value]
-        return dg.MetadataValue.md("\n".join(lines))
+        return dg.MetadataValue.md("\n".join(markdown_table(head, [[row[name] for name in head] for row in value])))
     return dg.MetadataValue.json(value) if isinstance(value, (dict, list)) else value
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _pictures(figures: Figures) -> dict[str, dg.MarkdownMetadataValue]:

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 
 import dagster as dg
-import polars as pl
 
 from assets.keys import manifest_key, table_key
+from assets.markdown import markdown_table
 from assets.partitions import Partitions
 from assets.stage_runner import told
 from pipeline.stages.contract import sessions_of
@@ -63,23 +63,16 @@ def build_manifest(study: Study, tables: list[TableSpec]) -> dg.AssetsDefinition
     def manifest(environment: dg.ResourceParam[Environment]) -> dg.MaterializeResult:
         content = environment.lake.manifest()
         rows = [
-            {
-                "table": name,
-                "rows": entry.rows,
-                "sessions": len(entry.sessions),
-                "first": entry.first_session,
-                "last": entry.last_session,
-            }
+            (name, entry.rows, len(entry.sessions), entry.first_session, entry.last_session)
             for name, entry in sorted(content.tables.items())
         ]
-        header = "| table | rows | sessions | first | last |\n|---|---|---|---|---|\n"
-        body = "\n".join("| " + " | ".join(str(v) for v in row.values()) + " |" for row in rows)
+        table = markdown_table(["table", "rows", "sessions", "first", "last"], rows)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(environment.lake.manifest_hash()[:16]),
             metadata={
                 "commit": environment.lake.head(),
-                "rows": int(pl.Series([r["rows"] for r in rows]).sum() or 0),
-                "tables": dg.MetadataValue.md(header + body),
+                "rows": sum(entry.rows for entry in content.tables.values()),
+                "tables": dg.MetadataValue.md("\n".join(table)),
             },
         )
 

@@ -11,6 +11,7 @@ from pipeline.errors import KeyViolation, SchemaError
 
 ROW = ("session", "instrument")
 MINUTE = "minute"  # the third part of the key where a study decides by the minute
+MINUTE_ROW = (*ROW, MINUTE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def canonical(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
 
 def row_key(frame: pl.DataFrame) -> tuple[str, ...]:
     """Key of a study's rows: session and instrument; also the minute where a study decides by the minute."""
-    return (*ROW, MINUTE) if MINUTE in frame.columns else ROW
+    return MINUTE_ROW if MINUTE in frame.columns else ROW
 
 
 def ordered_sum(values: pl.Expr) -> pl.Expr:
@@ -105,3 +106,8 @@ def require_unique(frame: pl.DataFrame, key: Sequence[str], what: str) -> None:
     if not doubled.is_empty():
         raise KeyViolation(f"{what}: the key {list(key)} must be unique", doubled.row(0),
                            "keep one row per key")
+
+
+def joined(rows: pl.DataFrame, more: pl.DataFrame | None) -> pl.DataFrame:
+    """Rows of both, in their order and each once."""
+    return rows if more is None or more.is_empty() else pl.concat([rows, more]).unique(maintain_order=True)

@@ -13,7 +13,7 @@ from pipeline.errors import BadInput
 from pipeline.features.minutes.plan import MinutePlan
 from pipeline.features.plan import plan
 from pipeline.folds.spec import FoldSpec
-from pipeline.frames import MINUTE, ROW
+from pipeline.frames import MINUTE_ROW, ROW
 from pipeline.gates.spec import PromotionSpec
 from pipeline.labels.minute_spec import PlanLabelSpec
 from pipeline.labels.spec import LabelSpec
@@ -67,7 +67,7 @@ class Study(Spec):
     @property
     def row_key(self) -> tuple[str, ...]:
         """Key of panel, features, labels and everything made of them."""
-        return (*ROW, MINUTE) if self.market.decides == "minute" else ROW
+        return MINUTE_ROW if self.market.decides == "minute" else ROW
 
     @property
     def table_names(self) -> tuple[str, ...]:

@@ -25,8 +25,8 @@ from pipeline.features.minutes.position_state import (
 )
 from pipeline.features.minutes.schema import FAMILIES as MINUTE_FAMILIES
 from pipeline.features.plan import FAMILIES, Plan
+from pipeline.frames import MINUTE_ROW as MINUTE_KEY
 from pipeline.frames import ROW, AsOf
-from pipeline.stages.minutes import KEY as MINUTE_KEY
 from pipeline.stages.minutes import UNUSABLE
 from resources.environments import Environment
 

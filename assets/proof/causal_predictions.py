@@ -22,12 +22,12 @@ from pipeline.features.minutes import schema
 from pipeline.features.minutes.compute import minute_features
 from pipeline.features.plan import Plan, plan
 from pipeline.features.spec import Family, Feature
+from pipeline.frames import MINUTE_ROW as MINUTE_KEY
 from pipeline.frames import ROW, canonical
 from pipeline.serving.bundle import Bundle
 from pipeline.serving.infer import infer, named_scores, part_scores, predicted, prepared
 from pipeline.serving.minute_scorer import MinuteScorer
 from pipeline.serving.selecting import ManagerSelector
-from pipeline.stages.minutes import KEY as MINUTE_KEY
 from resources.environments import Environment
 
 RAW, CALIBRATED, DECISIONS = "raw scores", "calibrated scores", "decisions"

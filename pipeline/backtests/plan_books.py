@@ -13,12 +13,12 @@ import polars as pl
 
 from pipeline.backtests.metrics import CURVES
 from pipeline.errors import BadInput
-from pipeline.frames import MINUTE, ROW, ordered_mean, ordered_sum, require_columns, require_unique
+from pipeline.frames import MINUTE_ROW as MINUTE_KEY
+from pipeline.frames import ordered_mean, ordered_sum, require_columns, require_unique
 from pipeline.positions.manager_spec import SIDES
 from pipeline.positions.trades import exit_mix, trade_metrics
 
 BOOK_SESSION: Final = ("book", "session")
-MINUTE_KEY: Final = (*ROW, MINUTE)
 EDGE: Final = "actual_plan_net_edge_bps"
 BPS = 1e4
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.errors import BadInput
+from pipeline.frames import MINUTE_ROW as _KEY
 from pipeline.frames import Hindsight, hindsight, require_columns, require_unique
 from pipeline.labels.price_plan import DYNAMIC, FIXED, PricePlan
 
@@ -18,7 +19,6 @@ TOLERANCE = 1e-9
 """Bps, and relative above 1 bp: both sides compute in float64, perhaps in another order."""
 
 MINUTE = timedelta(minutes=1)
-_KEY: Final = ("session", "instrument", "minute")
 _BARS: Final = (*_KEY, "high", "low", "close")
 _TRADE: Final = (
     *_KEY, "side", "entry_at", "exit_at", "gross_edge_bps", "actual_edge_bps", "planned_ratio", "weighted_edge_bps",

@@ -15,9 +15,10 @@ import polars as pl
 
 from pipeline.errors import BadInput
 from pipeline.fingerprints import hash_frame
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight, require_columns, require_unique
 from pipeline.labels.minute_spec import BY_OPPORTUNITY, BY_RETURN, MinuteLabelSpec
-from pipeline.labels.path_outcomes import KEY, SIDES, MinutePaths, future_spread_rank, look_ahead, outcomes_of
+from pipeline.labels.path_outcomes import SIDES, MinutePaths, future_spread_rank, look_ahead, outcomes_of
 from pipeline.labels.price_plan import DYNAMIC, OPPORTUNITY_METHODS, PricePlan
 
 FAMILIES: Final = ("direction", "entry", "continue", "exit", "risk")

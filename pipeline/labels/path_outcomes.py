@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput, KeyViolation, SchemaError
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight, hindsight, in_key_order, require_columns
 from pipeline.labels.path_kernels import (
     dynamic_exits,
@@ -24,7 +25,6 @@ from pipeline.labels.path_kernels import (
 )
 from pipeline.labels.price_plan import FIXED, PricePlan
 
-KEY: Final = ("session", "instrument", "minute")
 SIDES: Final = ("LONG", "SHORT")
 READS: Final = (*KEY, "high", "low", "close", "spread_bps")
 FLAGS: Final = ("target_hit", "stop_hit", "timeout_hit", "ambiguous_hit")

@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.errors import BadInput
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight, require_columns, require_unique
 from pipeline.labels.path_kernels import AMBIGUOUS, MINUTE_MS, STOP, TARGET, TIMEOUT, TO_EXIT
-from pipeline.labels.path_outcomes import KEY, SIDES, Ahead, MinutePaths, SideExits, look_ahead, side_exits
+from pipeline.labels.path_outcomes import SIDES, Ahead, MinutePaths, SideExits, look_ahead, side_exits
 from pipeline.labels.price_plan import DYNAMIC, FIXED, PricePlan
 
 EVALUATION_BLOCKS: Final = ("E1", "E2", "E3")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import polars as pl
 
 from pipeline.errors import BadInput, IncompleteTables
-from pipeline.frames import MINUTE, ROW
+from pipeline.frames import MINUTE, MINUTE_ROW, ROW
 from pipeline.labels.price_plan import PricePlan, price_plan_context
 from pipeline.positions.manager import decide, predicted_edges
 from pipeline.positions.manager_spec import ManagerConfig, PlanNumbers
@@ -145,7 +145,7 @@ class ManagerSelector:
     policy: ManagerConfig
     plan: PricePlan
     alpha: str
-    key: tuple[str, ...] = (*ROW, MINUTE)
+    key: tuple[str, ...] = MINUTE_ROW
     panel_columns: tuple[str, ...] = ("close",)
     book: RecordBook = MINUTES
 

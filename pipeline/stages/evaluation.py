@@ -132,7 +132,7 @@ def _evidence(study: Study, read: Reader) -> Evidence:
     return Evidence(
         subject=evaluation_hash(read),
         certificate=read.table("folds", "certificate"),
-        excess=_excess_series(read.table("backtest", "excess")),
+        excess=_series(read.table("backtest", "excess"), "excess"),
         net=_net_series(read.table("backtest", "equity")),
         rank_ic=_ic_series(read.table("backtest", "rank_ic")),
         metrics=_nested(read.table("backtest", "metrics")),
@@ -143,11 +143,11 @@ def _evidence(study: Study, read: Reader) -> Evidence:
     )
 
 
-def _excess_series(excess: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Book -> its excess in session order. Paths end alike up to carried exits; the shorter are cash from then on."""
+def _series(books: pl.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """Book -> its values in session order. Paths end alike up to carried exits; the shorter are cash from then on."""
     series = {
-        str(book): part.sort("session")["excess"].to_numpy()
-        for (book,), part in excess.partition_by("book", as_dict=True).items()
+        str(book): part.sort("session")[column].to_numpy()
+        for (book,), part in books.partition_by("book", as_dict=True).items()
     }
     longest = max((len(values) for book, values in series.items() if book != LOCKED), default=0)
     return {
@@ -157,10 +157,10 @@ def _excess_series(excess: pl.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _net_series(equity: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Book -> its net return of each session; a path that ends earlier is cash from then on."""
+    """Book -> its net return of each session."""
     own = equity.filter(pl.col("book").str.starts_with("path_") | (pl.col("book") == LOCKED)).sort("book", "session")
     before = pl.col("net").shift(fill_value=1.0).over("book")
-    return _excess_series(own.select("book", "session", excess=pl.col("net") / before - 1.0))
+    return _series(own.select("book", "session", net=pl.col("net") / before - 1.0), "net")
 
 
 def _ic_series(ic: pl.DataFrame) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ from pipeline.diagnostics.minutes.structure import StructureSpec, good_trade_str
 from pipeline.features.minutes.schema import ORDER_FLOW
 from pipeline.folds.named import TUNE_INNER
 from pipeline.folds.spec import LOCKED
-from pipeline.labels.path_outcomes import KEY
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.labels.plan_search import dynamic_grid
 from pipeline.positions.manager_spec import ManagerSpec
 from pipeline.stages.contract import Reader

@@ -20,7 +20,8 @@ from pipeline.features.minutes.compute import minute_features
 from pipeline.features.minutes.plan import MinutePlan
 from pipeline.features.minutes.quality import TRAINABLE, data_quality_flag
 from pipeline.features.plan import plan
-from pipeline.frames import MINUTE, ROW, Hindsight
+from pipeline.frames import MINUTE, Hindsight, joined
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.labels.minute_heads import FEATURES as COMPARED
 from pipeline.labels.minute_heads import minute_labels
 from pipeline.labels.minute_spec import PlanLabelSpec
@@ -30,7 +31,6 @@ from pipeline.reports.figures import exclusions_figure
 from pipeline.stages.contract import Reader, StageResult, decided_sessions, months
 from pipeline.study import Study
 
-KEY = (*ROW, MINUTE)
 UNUSABLE = ("INVALID_PRICE", "INVALID_VOLUME")  # such a bar is a gap; any other flag only takes part of a row
 DAY = timedelta(days=1)
 
@@ -79,16 +79,12 @@ def _raw_for(study: Study, read: Reader, days: Sequence[date]) -> dict[str, pl.D
         if own is None:
             continue
         late = None if table == FUNDING else read.raw(table, end=days[0] - DAY, known_after=begin, known_until=until)
-        raw[table] = _together(own, late)
+        raw[table] = joined(own, late)
     for day in revised_minute_days(raw, days):
         for table in raw:
             if table != FUNDING:
-                raw[table] = _together(raw[table], read.raw(table, start=day, end=day, known_until=until))
+                raw[table] = joined(raw[table], read.raw(table, start=day, end=day, known_until=until))
     return raw
-
-
-def _together(rows: pl.DataFrame, more: pl.DataFrame | None) -> pl.DataFrame:
-    return rows if more is None or more.is_empty() else pl.concat([rows, more]).unique(maintain_order=True)
 
 
 def _panel_metadata(study: Study, tables: MinuteTables) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -152,22 +152,19 @@ def _books(
 def _trades(
     study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
 ) -> pl.DataFrame:
-    """`book` and the columns of a trade; every block under its own split's thresholds."""
-    return pl.concat(part for part in _runs(study, books, policies))
+    """`book` and the columns of a trade; every block under its own split's thresholds.
 
-
-def _runs(
-    study: Study, books: Mapping[tuple[str, int, str], pl.DataFrame], policies: Mapping[str, Spec]
-) -> Iterator[pl.DataFrame]:
-    """Blocks of a book follow each other in time: what a block still holds, the next one waits for."""
-    plan, held = _numbers(study), dict[str, pl.DataFrame]()
+    Blocks of a book follow each other in time: what a block still holds, the next one waits for.
+    """
+    plan, held, made_of = _numbers(study), dict[str, pl.DataFrame](), list[pl.DataFrame]()
     for (book, group, split), rows in books.items():
         config = policies[split]
         assert isinstance(config, ManagerConfig)
         free = _free_rows(rows, held[book], config) if book in held else rows
         made = run(free, config, plan, _stretch(study, book, group, split))
         held[book] = pl.concat([held[book], made]) if book in held else made
-        yield made.select(pl.lit(book).alias("book"), *TRADE_SCHEMA)
+        made_of.append(made.select(pl.lit(book).alias("book"), *TRADE_SCHEMA))
+    return pl.concat(made_of)
 
 
 def _free_rows(rows: pl.DataFrame, trades: pl.DataFrame, config: ManagerConfig) -> pl.DataFrame:

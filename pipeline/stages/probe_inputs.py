@@ -15,9 +15,9 @@ from pipeline.features.plan import plan as feature_plan
 from pipeline.folds.named import FIT_INNER, TUNE_INNER, evaluation_blocks, named_splits
 from pipeline.folds.paths import recombine
 from pipeline.folds.spec import LOCKED
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import AsOf, Hindsight
 from pipeline.labels.minute_spec import PlanLabelSpec
-from pipeline.labels.path_outcomes import KEY
 from pipeline.labels.price_plan import price_plan_context
 from pipeline.positions.manager_spec import ManagerConfig, PlanNumbers
 from pipeline.stages.contract import Reader

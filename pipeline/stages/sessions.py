@@ -16,7 +16,7 @@ from pipeline.calendars import Calendar
 from pipeline.errors import BadInput
 from pipeline.features.compute import compute, path_channels
 from pipeline.features.plan import Plan, plan
-from pipeline.frames import ROW, AsOf
+from pipeline.frames import ROW, AsOf, joined
 from pipeline.labels.executable import executable_labels
 from pipeline.labels.spec import LabelSpec
 from pipeline.reports.figures import exclusions_figure
@@ -67,18 +67,14 @@ def _raw_for(study: Study, read: Reader, sessions: Sequence[date]) -> dict[str, 
         own = read.raw(table, start=first if table in FAST_TABLES else context, end=last, known_until=until)
         if own is not None:
             late = None if table in FAST_TABLES else read.raw(table, end=context, known_after=since, known_until=until)
-            raw[table] = _together(own, late)
+            raw[table] = joined(own, late)
     for day in revised_sessions(raw, read.calendar, sessions, study.market):
         if day >= context:
             continue
         for table in raw:
             if table not in FAST_TABLES:
-                raw[table] = _together(raw[table], read.raw(table, start=day, end=day, known_until=until))
+                raw[table] = joined(raw[table], read.raw(table, start=day, end=day, known_until=until))
     return raw
-
-
-def _together(rows: pl.DataFrame, more: pl.DataFrame | None) -> pl.DataFrame:
-    return rows if more is None or more.is_empty() else pl.concat([rows, more]).unique(maintain_order=True)
 
 
 def _earlier(calendar: Calendar, session: date, steps: int) -> date:

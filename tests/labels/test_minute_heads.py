@@ -11,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.errors import BadInput, KeyViolation, SchemaError
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight
 from pipeline.labels.minute_heads import (
     FAMILIES,
@@ -24,7 +25,7 @@ from pipeline.labels.minute_heads import (
     risk_labels,
 )
 from pipeline.labels.minute_spec import BY_OPPORTUNITY, MinuteLabelSpec
-from pipeline.labels.path_outcomes import KEY, PER_SIDE, path_outcomes
+from pipeline.labels.path_outcomes import PER_SIDE, path_outcomes
 from pipeline.labels.price_plan import DYNAMIC, PricePlan
 from tests.labels.test_path_outcomes import START, bars_of
 

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from pipeline.errors import BadInput, KeyViolation
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight
-from pipeline.labels.path_outcomes import KEY, of_side, path_outcomes
+from pipeline.labels.path_outcomes import of_side, path_outcomes
 from pipeline.labels.plan_search import (
     dynamic_grid,
     dynamic_score,

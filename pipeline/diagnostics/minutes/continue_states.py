@@ -27,8 +27,9 @@ from pipeline.diagnostics.minutes.probe_heads import (
 )
 from pipeline.errors import BadInput, KeyViolation
 from pipeline.features.minutes.position_state import STATE_KEY, STATE_ORDER
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns, require_unique
-from pipeline.labels.path_outcomes import KEY, SIDES
+from pipeline.labels.path_outcomes import SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.labels.price_plan import FIXED, PricePlan
 from pipeline.models.metrics import auc

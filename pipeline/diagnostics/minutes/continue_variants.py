@@ -19,8 +19,9 @@ from pipeline.diagnostics.minutes.continue_states import (
 )
 from pipeline.diagnostics.minutes.evaluation import BLOCKS, FIT, SKIPPED
 from pipeline.features.minutes.position_state import AGES, SIDED, Barriers, position_states
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import AsOf
-from pipeline.labels.path_outcomes import KEY, SIDES
+from pipeline.labels.path_outcomes import SIDES
 from pipeline.labels.price_plan import FIXED, PricePlan
 from pipeline.positions.manager_spec import ManagerConfig, PlanNumbers
 

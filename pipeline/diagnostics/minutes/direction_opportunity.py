@@ -13,10 +13,10 @@ import polars as pl
 from pipeline.diagnostics.finding import Finding
 from pipeline.diagnostics.minutes.evaluation import ACHIEVABLE, BLOCKS, SIDES, SKIPPED
 from pipeline.errors import BadInput
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns
 from pipeline.labels.minute_heads import DIRECTION, direction_by_opportunity, direction_report
 from pipeline.labels.minute_spec import BY_OPPORTUNITY, MinuteLabelSpec
-from pipeline.labels.path_outcomes import KEY
 from pipeline.labels.price_plan import PricePlan
 
 READY: Final = "DATASET_HAS_THREE_CLASSES"

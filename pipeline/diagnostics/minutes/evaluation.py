@@ -17,8 +17,8 @@ from pydantic import Field
 
 from pipeline.diagnostics.finding import Finding
 from pipeline.errors import BadInput, SchemaError
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns, require_unique
-from pipeline.labels.path_outcomes import KEY
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.spec import Spec
 

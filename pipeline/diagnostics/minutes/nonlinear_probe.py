@@ -25,8 +25,9 @@ from pipeline.diagnostics.minutes.probe_heads import (
     spans_of,
     values,
 )
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.labels.minute_models import Side, entry_rows
-from pipeline.labels.path_outcomes import KEY, SIDES
+from pipeline.labels.path_outcomes import SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.models.heads.populations import MIN_POPULATION_ROWS
 from pipeline.models.spec import TrainingSpec, TreeHeadsSpec

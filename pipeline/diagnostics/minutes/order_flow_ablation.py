@@ -29,8 +29,9 @@ from pipeline.errors import BadInput
 from pipeline.features.minutes.samples import Counts, drop_incomplete
 from pipeline.features.minutes.schema import ORDER_FLOW
 from pipeline.fingerprints import hash_frame, hash_json
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns
-from pipeline.labels.path_outcomes import KEY, SIDES
+from pipeline.labels.path_outcomes import SIDES
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.models.metrics import auc
 from pipeline.models.spec import LinearHeadsSpec

@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pipeline.diagnostics.minutes.evaluation import BLOCKS, Floats
 from pipeline.errors import BadInput
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns, require_unique
-from pipeline.labels.path_outcomes import KEY
 from pipeline.labels.plan_search import EVALUATION_BLOCKS
 from pipeline.models.examples import PROBABILITY_EDGE, Spans
 from pipeline.models.heads.huber import fit_huber

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from pipeline.features.minutes.history import KEY, MinuteHistory, build
+from pipeline.features.minutes.history import MinuteHistory, build
 from pipeline.features.minutes.schema import FAMILIES, available_features, select
 from pipeline.features.minutes.spec import Source
 from pipeline.features.minutes.windows import stored
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import in_key_order
 
 

@@ -16,7 +16,6 @@ from pipeline.features.minutes import books as book
 from pipeline.features.minutes import windows
 from pipeline.frames import in_key_order, require_columns, require_unique
 
-KEY = ("session", "instrument", "minute")
 SERIES = ("instrument", "minute")
 MINUTE = pl.Datetime("us", "UTC")
 PRICES = ("open", "high", "low", "close")

@@ -15,8 +15,8 @@ import polars as pl
 from pipeline.errors import LawBroken
 from pipeline.features.laws import differing
 from pipeline.features.minutes.compute import minute_features
-from pipeline.features.minutes.history import KEY
 from pipeline.features.minutes.schema import lookback, select
+from pipeline.frames import MINUTE_ROW as KEY
 
 Difference = tuple[str, str, datetime, object, object]
 _MINUTE = timedelta(minutes=1)

@@ -14,9 +14,10 @@ from numba import njit
 from pydantic import model_validator
 
 from pipeline.errors import BadInput
-from pipeline.features.minutes.history import KEY, MINUTE_US
+from pipeline.features.minutes.history import MINUTE_US
 from pipeline.features.minutes.spec import MinuteFeature
 from pipeline.fingerprints import hash_json
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import AsOf, as_of, require_columns, require_unique
 from pipeline.spec import Spec
 

@@ -8,13 +8,13 @@ import polars as pl
 from pipeline.features.minutes.books import CROSSED, INVALID, PARTIAL, UNSORTED, states
 from pipeline.features.minutes.history import (
     BAR_COLUMNS,
-    KEY,
     bar_fault,
     funding_state,
     require_minutes,
     snapshots,
     usable_spread,
 )  # fmt: skip
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns
 
 OK, PARTIAL_OPTIONAL = "OK", "PARTIAL_OPTIONAL"

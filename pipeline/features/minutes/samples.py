@@ -9,8 +9,8 @@ import polars as pl
 
 from pipeline.asof.minutes import sample_id as sample_id
 from pipeline.errors import BadInput, KeyViolation
-from pipeline.features.minutes.history import KEY
 from pipeline.features.minutes.schema import ORDER_FLOW
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import require_columns
 
 SAMPLE_ID = "sample_id"

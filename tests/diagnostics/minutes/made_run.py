@@ -22,6 +22,7 @@ from pipeline.fingerprints import canonical_json
 from pipeline.folds.named import named_splits
 from pipeline.folds.spec import FoldSpec
 from pipeline.folds.splits import make_folds, roles
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.frames import Hindsight
 from pipeline.labels.minute_heads import minute_labels
 from pipeline.labels.path_outcomes import path_outcomes
@@ -31,7 +32,6 @@ from pipeline.positions.manager_spec import ManagerConfig, OpenThresholds, PlanN
 from pipeline.studies.perp_minute import STUDY
 from pipeline.study import Study
 
-KEY = ("session", "instrument", "minute")
 FIRST = date(2024, 1, 1)
 MEMBER = "heads_linear"
 SIGNAL = "ofi_l1_5m"

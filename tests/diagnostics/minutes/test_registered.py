@@ -15,7 +15,7 @@ from pipeline.diagnostics.minutes.nonlinear_variants import nonlinear_variants
 from pipeline.features.minutes.schema import ORDER_FLOW
 from pipeline.folds.named import SEALED_SPLITS, named_splits
 from pipeline.folds.splits import Folds
-from pipeline.labels.path_outcomes import KEY
+from pipeline.frames import MINUTE_ROW as KEY
 from pipeline.models.spec import TreeHeadsSpec
 from pipeline.stages import minute_probes, probe_inputs
 from pipeline.stages.contract import StageResult
