@@ -128,10 +128,10 @@ def write_page(home: Path, sizes: Sequence[Size], target: Path) -> None:
     """The page of every proof at the first of the sizes that ran, its pictures beside it in a folder of its name."""
     results = {proof.name: _newest(home, sizes, proof) for proof in PROOFS}
     rows = [
-        (f"[{proof.title}](#{anchor(proof.title)})", *(("not run",) if found is None else _summary(found)))
+        (f"[{proof.title}](#{anchor(proof.title)})", *_summary(proof, found))
         for proof, found in ((proof, results[proof.name]) for proof in PROOFS)
     ]
-    lines = [HEAD, *markdown_table(["claim", "outcome", "figure", "size", "took"], rows)]
+    lines = [HEAD, *markdown_table(["claim", "outcome", "figure", "which is", "size", "took"], rows)]
     for proof in PROOFS:
         lines += _section(proof, results[proof.name], target)
     beside = target.with_suffix("") / BESIDE
@@ -149,9 +149,11 @@ def anchor(title: str) -> str:
     return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
-def _summary(found: Result) -> tuple[object, ...]:
+def _summary(proof: Proof, found: Result | None) -> tuple[object, ...]:
+    if found is None:
+        return ("not run",)
     said = found.said
-    return said["status"], said["score"], found.folder.parent.name, f"{said['seconds']:.0f} s"
+    return said["status"], said["score"], proof.figure, found.folder.parent.name, f"{said['seconds']:.0f} s"
 
 
 def _section(proof: Proof, found: Result | None, target: Path) -> list[str]:
@@ -183,6 +185,7 @@ def proof_section(home: Path) -> Section | None:
         found = _newest(home, EVERY_SIZE, proof)
         if found is not None:
             size, said = found.folder.parent.name, found.said
-            rows.append({"claim": proof.title, "size": size, "outcome": said["status"], "figure": said["score"]})
+            figure = {"figure": said["score"], "which is": proof.figure}
+            rows.append({"claim": proof.title, "size": size, "outcome": said["status"], **figure})
     words = "What the checks can catch, measured; docs/proof.md says what each cannot see."
     return Section("Proof", words, tables={"proofs": pl.DataFrame(rows)}) if rows else None

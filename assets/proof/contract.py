@@ -34,6 +34,8 @@ class Proof:
         What is put to the test, in a sentence.
     cannot_see : str
         What would pass unnoticed.
+    figure : str
+        What its finding's score is.
     run : callable
         See `Run`; the finding's status is `HELD` or `BROKEN`, its score the figure that people quote, its first table
         the one that is published.
@@ -43,4 +45,5 @@ class Proof:
     title: str
     claims: str
     cannot_see: str
+    figure: str
     run: Run

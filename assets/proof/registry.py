@@ -35,6 +35,7 @@ PROOFS: tuple[Proof, ...] = (
             "left out (the nets) or in a table that these markets lack (minute bars of stocks). One that only real "
             "data has, such as a vendor's silent backfill. Members boost at most 20 rounds here."
         ),
+        figure="standard errors between 0 and the mean rank IC, of the study farthest away",
         run=late("assets.proof.null_market"),
     ),
     Proof(
@@ -49,6 +50,7 @@ PROOFS: tuple[Proof, ...] = (
             "reads. A signal that nobody planted, or one that lives only in the minutes of the wide market, is not "
             "asked for."
         ),
+        figure="share of the planted rank IC that the study's own score recovers",
         run=late("assets.proof.planted_market"),
     ),
     Proof(
@@ -61,6 +63,7 @@ PROOFS: tuple[Proof, ...] = (
             "rows. A rank label places a name among others of its session whose exits may come later than its own "
             "span ends."
         ),
+        figure="share of seeded leaks that the named check caught",
         run=late("assets.proof.leak_zoo"),
     ),
     Proof(
@@ -78,6 +81,7 @@ PROOFS: tuple[Proof, ...] = (
             "there reads too short. Features across a session's names, and all predictions by session, may depend on "
             "other eligible names."
         ),
+        figure="values that moved",
         run=late("assets.proof.causality"),
     ),
     Proof(
@@ -94,6 +98,7 @@ PROOFS: tuple[Proof, ...] = (
             "of 500 sessions; 8 of 1,500 such searches passed a deflated ratio of 0.9. Other configurations are "
             "another number of one member."
         ),
+        figure="share of worthless searches that the gates refused",
         run=late("assets.proof.trials"),
     ),
     Proof(
@@ -112,6 +117,7 @@ PROOFS: tuple[Proof, ...] = (
             "that any market meets, so that every refusal here is due to the attack; whether gates refuse bad models "
             "is the other proofs' matter."
         ),
+        figure="promotions",
         run=late("assets.proof.attacks"),
     ),
     Proof(
@@ -127,6 +133,7 @@ PROOFS: tuple[Proof, ...] = (
             "without atomic renames and links, Dagster's own run history (in memory here), other machines: their CPU "
             "may round differently."
         ),
+        figure="share of kills after which every content was equal",
         run=late("assets.proof.crashes"),
     ),
     Proof(
@@ -143,6 +150,7 @@ PROOFS: tuple[Proof, ...] = (
             "are simulations of their pages: a fault that nobody has written down is not among them. Streams are not "
             "tried, because the house reads none, nor folders of book snapshots, which have no protocol."
         ),
+        figure="share of faulted ingestions that ended as they must",
         run=late("assets.proof.vendor_faults"),
     ),
     Proof(
@@ -157,6 +165,7 @@ PROOFS: tuple[Proof, ...] = (
             "never corrects; a changed bit that later steps round away before anything compares it (raw values are "
             "changed above the bits that a change of units may round); another CPU class."
         ),
+        figure="share of rows made again with every bit",
         run=late("assets.proof.live_parity"),
     ),
     Proof(
@@ -172,6 +181,7 @@ PROOFS: tuple[Proof, ...] = (
             "is held, and slippage beyond the flat costs. The gap is that of simulated delistings: how much real "
             "ones cost depends on how they fell."
         ),
+        figure="impossible fills",
         run=late("assets.proof.executability"),
     ),
 )

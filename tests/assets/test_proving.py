@@ -26,7 +26,7 @@ def proof(name: str, status: str = HELD, rows: int = 3) -> Proof:
         tables = {"zebra": pl.DataFrame({"n": range(rows)}), "ant": pl.DataFrame({"what": ["a | b"], "x": [None]})}
         return Finding(0.25, status, f"Ran at {size}.", tables, {"how it went": lambda: PNG})
 
-    return Proof(name, f"Claim of {name}", f"{name} holds.", "The rest.", run)
+    return Proof(name, f"Claim of {name}", f"{name} holds.", "The rest.", "shares of it", run)
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_the_page_says_what_ran_at_which_size_and_what_did_not(proofs: list[Proo
     proving.write_page(tmp_path, proving.EVERY_SIZE, page)
     text = page.read_text()
     rows = {line.split("]")[0][3:]: line for line in text.splitlines() if line.startswith("| [")}
-    assert "| HELD | 0.25 | small |" in rows["Claim of first"]
+    assert "| HELD | 0.25 | shares of it | small |" in rows["Claim of first"]
     assert "| not run |" in rows["Claim of second"]
-    assert "| HELD | 0.25 | full |" in rows["Claim of third"]
+    assert "| HELD | 0.25 | shares of it | full |" in rows["Claim of third"]
     assert text.count("*What it cannot see:* The rest.") == 2
     assert text.index("zebra:") < text.index("ant:")
     assert f"… and {100 - proving.SHOWN} rows more." in text
@@ -70,7 +70,7 @@ def test_the_report_says_which_proofs_ran_in_its_home(proofs: list[Proof], tmp_p
     section = proving.proof_section(tmp_path)
     assert section is not None
     assert section.tables["proofs"].rows() == [
-        ("Claim of second", "small", BROKEN, 0.25), ("Claim of third", "full", HELD, 0.25),
+        ("Claim of second", "small", BROKEN, 0.25, "shares of it"), ("Claim of third", "full", HELD, 0.25, "shares of it"),
     ]  # fmt: skip
 
 
