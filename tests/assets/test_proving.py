@@ -70,8 +70,9 @@ def test_the_report_says_which_proofs_ran_in_its_home(proofs: list[Proof], tmp_p
     section = proving.proof_section(tmp_path)
     assert section is not None
     assert section.tables["proofs"].rows() == [
-        ("Claim of second", "small", BROKEN, 0.25, "shares of it"), ("Claim of third", "full", HELD, 0.25, "shares of it"),
-    ]  # fmt: skip
+        ("Claim of second", "small", BROKEN, 0.25, "shares of it"),
+        ("Claim of third", "full", HELD, 0.25, "shares of it"),
+    ]
 
 
 def test_a_proof_says_held_or_broken(tmp_path: Path) -> None:
