@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
-from assets.keys import manifest_key, stage_key, table_key
+from assets.keys import PROOF_GROUP, manifest_key, stage_key, table_key
 from pipeline.study import Study
 from pipeline.tables.spec import TableSpec
+
+if TYPE_CHECKING:  # Dagster does not export the type of what `define_asset_job` returns
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 MARKET_STAGES = ("panel", "features", "labels")
 RESEARCH_STAGES = (
@@ -22,8 +27,8 @@ RESEARCH_STAGES = (
 )
 
 
-def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition | dg.UnresolvedAssetJobDefinition]:
-    """Vendor tables and their manifest, the market stages of a month, one session's inference and its parity."""
+def build_jobs(study: Study, tables: list[TableSpec]) -> list[UnresolvedAssetJobDefinition]:
+    """Vendor tables and their manifest, the market stages of a month, one session's inference and parity, proofs."""
     snapshots = [table_key(t.vendor, t.name) for t in tables if t.layout == "snapshot"]
     monthly = [table_key(t.vendor, t.name) for t in tables if t.layout == "session"]
     select = dg.AssetSelection.assets
@@ -58,5 +63,11 @@ def build_jobs(study: Study, tables: list[TableSpec]) -> list[dg.JobDefinition |
             f"{study.name}_parity",
             select(stage_key(study, "parity")),
             description="One recorded session against the research path.",
+        ),
+        dg.define_asset_job(
+            PROOF_GROUP,
+            dg.AssetSelection.groups(PROOF_GROUP),
+            description="Every proof at the size that is published, some two hours on two cores.",
+            executor_def=dg.in_process_executor,  # one after the other: some fill both cores and 6 GB by themselves
         ),
     ]

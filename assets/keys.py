@@ -1,5 +1,5 @@
-"""Asset keys and groups: `[vendor, table]` and `[study, stage]`; one group per vendor and per study, and one for
-a study's diagnostics."""
+"""Asset keys and groups: `[vendor, table]` and `[study, stage]`; one group per vendor and per study, one for a
+study's diagnostics, and one for the proofs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pipeline.stages.contract import Stage
 from pipeline.study import Study
 
 MANIFEST = "manifest"
+PROOF_GROUP = "proof"
 
 
 def table_key(vendor: str, table: str) -> dg.AssetKey:
@@ -22,6 +23,10 @@ def manifest_key(vendor: str) -> dg.AssetKey:
 
 def stage_key(study: Study, stage: Stage | str) -> dg.AssetKey:
     return dg.AssetKey([study.name, stage if isinstance(stage, str) else stage.name])
+
+
+def proof_key(name: str) -> dg.AssetKey:
+    return dg.AssetKey([PROOF_GROUP, name])
 
 
 def diagnostics_group(study: Study) -> str:

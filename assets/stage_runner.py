@@ -356,7 +356,9 @@ def _shown(value: Any) -> Any:
 
 
 def _pictures(figures: Figures) -> dict[str, dg.MarkdownMetadataValue]:
-    return {
-        title: dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(draw()).decode()})")
-        for title, draw in figures.items()
-    }
+    return {title: picture(draw(), title) for title, draw in figures.items()}
+
+
+def picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
+    """A picture as the UI shows it."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")

@@ -13,9 +13,8 @@ import dagster as dg
 import pytest
 
 from assets.definitions import build_definitions, definitions
-from assets.keys import manifest_key, stage_key, table_key
+from assets.keys import PROOF_GROUP, manifest_key, proof_key, stage_key, table_key
 from assets.proof.registry import PROOFS
-from assets.proofs import GROUP as PROOF_GROUP
 from assets.study_graph import BUILDERS
 from pipeline.errors import BadInput
 from pipeline.studies import STUDIES
@@ -52,17 +51,19 @@ def test_the_definitions_of_an_empty_home_are_valid(
 def test_every_table_and_stage_is_an_asset_of_its_group(tiny: Tiny) -> None:
     """Pins a table, stage or proof without an asset, and an asset outside the group of its kind."""
     study = tiny.runner.study
-    graph = build_definitions(tiny.environment).get_repository_def().asset_graph
+    repository = build_definitions(tiny.environment).get_repository_def()
+    graph = repository.asset_graph
     stages = {stage_key(study, name) for name in ("panel", "features", "labels", "champion", "inference", "parity")}
     vendor = {table_key("tushare", name) for name in study.table_names} | {manifest_key("tushare")}
     keys = graph.get_all_asset_keys()
     assert stages | vendor <= keys
-    proofs = {dg.AssetKey([PROOF_GROUP, proof.name]) for proof in PROOFS}
+    proofs = {proof_key(proof.name) for proof in PROOFS}
     assert proofs <= keys
     assert len(keys) == len(vendor) + len(BUILDERS) + len(proofs)
     assert {graph.get(key).group_name for key in vendor} == {"tushare"}
     assert {graph.get(key).group_name for key in keys - vendor - proofs} == {study.name}
     assert {graph.get(key).group_name for key in proofs} == {PROOF_GROUP}
+    assert repository.get_job(PROOF_GROUP).asset_layer.executable_asset_keys == proofs
 
 
 def test_every_registered_study_builds(tmp_path: Path) -> None:

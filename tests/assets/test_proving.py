@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
+import dagster as dg
 import polars as pl
 import pytest
 
 from assets import proving
 from assets.cli import main
 from assets.proof.contract import BROKEN, HELD, Progress, Proof, Size
+from assets.proofs import build_proof
 from pipeline.diagnostics.finding import Finding
 from pipeline.errors import BadInput
 
@@ -98,6 +101,22 @@ def test_every_proof_is_published() -> None:
     """Pins a registered proof that the published page does not know."""
     text = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
     assert [each.name for each in proving.PROOFS if f"## {each.title}" not in text] == []
+
+
+@pytest.mark.parametrize("status", [HELD, BROKEN])
+def test_a_proof_in_the_ui_shows_its_figure_and_turns_its_check_red(
+    status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pins a broken claim that looks like any other materialisation."""
+    home = SimpleNamespace(home=tmp_path, watch=lambda line: None)
+    made = dg.materialize([build_proof(proof("first", status))], resources={"environment": home}, raise_on_error=False)
+    (check,) = made.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("held", status == HELD)
+    (event,) = made.get_asset_materialization_events()
+    shown = event.materialization.metadata
+    assert shown["shares of it"].value == 0.25
+    assert "a \\| b" in shown["ant"].value
+    assert "base64," in shown["how it went"].value
 
 
 @pytest.mark.parametrize("each", proving.PROOFS, ids=lambda each: each.name)

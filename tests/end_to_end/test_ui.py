@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from assets.keys import PROOF_GROUP
 from assets.proof.registry import PROOFS
-from assets.proofs import GROUP as PROOF_GROUP
 from assets.study_graph import BUILDERS
 from tests.browser import dom
 from tests.tiny import Tiny, copy_of
