@@ -83,7 +83,7 @@ PLANTED: dict[Size, tuple[Planted, ...]] = {
     "full": (
         Planted("demo", "session", "demo", {"signal": 0.15}, promoted=True),
         Planted("wide", "session", "demo", WIDE, ("linear",), more=(FIRM,), study=WIDE_STUDY, close=True),
-        Planted("demo", "minute", "demo", {"signal": 0.15}, promoted=True),
+        Planted("demo", "minute", "demo", {"signal": 0.25}, promoted=True),
     ),
 }  # fmt: skip
 
