@@ -40,9 +40,10 @@ What the project claims, put to tests that could refute it. Every figure here co
 foldgate prove
 ```
 
-`foldgate prove --small` puts the same code through the same tests at the size that `make test` runs, in minutes; the
-table says which size a figure has. A proof that holds says what was tried, not that nothing else exists: the last line
-of each says what it cannot see.
+`foldgate prove --small` puts the same code through the same tests at the size that `make test` runs, in minutes. The
+table says which size a figure has, and how long the run took that ended: what an interrupted one had finished is not
+made again. A proof that holds says what was tried, not that nothing else exists: the last line of each says what it
+cannot see.
 """
 
 
