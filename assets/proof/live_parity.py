@@ -66,7 +66,7 @@ SIZES: dict[Size, Sizes] = {
     ),
     "full": Sizes(
         {"session": HomePlan(None, market={"instruments": 40, "sessions": 200, **_LATE}, evenings=61),
-         "minute": HomePlan(None, market={"days": 30}, evenings=15)},
+         "minute": HomePlan(None, market={"days": 60}, evenings=15, study={"training.row_cap": 20_000})},
         flips=20, again=True,
     ),
 }  # fmt: skip
