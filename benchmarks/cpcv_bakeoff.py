@@ -247,7 +247,7 @@ def check_count(data: Panel) -> None:
         meets = (data.start[:, None] < data.end[test]) & (data.start[test] < data.end[:, None])
         if not np.array_equal(meets.any(axis=1), _meets(data, test)):
             sys.exit("leaked rows are counted wrongly")
-    print("leaked rows are counted like by comparing every pair\n")
+    print("the count of leaked rows equals the count over every pair\n")
 
 
 def _rank_ic(data: Panel, train: np.ndarray, test: np.ndarray) -> float:
