@@ -42,6 +42,7 @@ from pipeline.stages.contract import Reader
 from pipeline.stages.decisions import decisions
 from pipeline.stages.diagnostics import Diagnostic
 from pipeline.stages.pinned import read_folds, read_labels
+from pipeline.stages.research import MODELS
 from pipeline.stages.stored_inputs import prepared_inputs
 from pipeline.study import Study
 
@@ -208,5 +209,5 @@ ABLATION = Diagnostic(
     run=run_ablation,
     reads=("folds",),
     parts=("members", "training", "labels", "policy.top_k", "policy.alpha", "execution"),
-    modules=("pipeline.models", "pipeline.labels.spec", "pipeline.diagnostics.ablation", "pipeline.backtests.ic"),
+    modules=(*MODELS.modules, "pipeline.diagnostics.ablation"),
 )

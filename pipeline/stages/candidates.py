@@ -279,7 +279,10 @@ CANDIDATE = Stage(
     ("folds", "scorecard"),
     run_candidate,
     ("members", "ensemble", "training", "labels", "calibration", "policy", "execution", "promotion"),
-    ("pipeline.models", "pipeline.serving"),
+    (
+        "pipeline.models", "pipeline.serving", "pipeline.gates", "pipeline.calibration", "pipeline.positions",
+        "pipeline.backtests", "pipeline.folds", "pipeline.labels", "pipeline.features", "pipeline.asof.patches",
+    ),
     pinned=True,
     summary="The bundle of the ensemble, refitted on all pinned history or of every split, with verdicts of its own.",
 )

@@ -212,7 +212,10 @@ BACKTEST = Stage(
     ("folds", "predictions", "positions"),
     run_backtest,
     ("execution", "policy", "members", "ensemble.members", "ensemble.weights"),
-    ("pipeline.backtests", "pipeline.positions"),
+    (
+        "pipeline.backtests", "pipeline.positions", "pipeline.calibration", "pipeline.folds", "pipeline.labels",
+        "pipeline.gates.ledger", "pipeline.asof.patches",
+    ),
     pinned=True,
     summary="Trades, equity and costs per path and on the locked stretch, beside index, universe and random books.",
 )
@@ -222,7 +225,10 @@ SCORECARD = Stage(
     EVALUATED,
     run_scorecard,
     ("promotion", "execution"),
-    ("pipeline.gates",),
+    (
+        "pipeline.gates", "pipeline.backtests", "pipeline.positions", "pipeline.folds.spec", "pipeline.labels",
+        "pipeline.asof",
+    ),
     pinned=True,
     summary="The verdict of every gate as data. Judges the recipe, not the refitted weights.",
 )

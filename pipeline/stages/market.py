@@ -58,7 +58,7 @@ FEATURES = Stage(
     ("panel",),
     run_features,
     ("features",),
-    ("pipeline.features",),
+    ("pipeline.features", "pipeline.asof"),
     summary="Window-local float32 columns in schema order.",
 )
 LABELS = Stage(
@@ -67,6 +67,6 @@ LABELS = Stage(
     ("panel",),
     run_labels,
     ("labels",),
-    ("pipeline.labels",),
+    ("pipeline.labels", "pipeline.asof", "pipeline.features.minutes", "pipeline.positions.manager"),
     summary="What happened after each decision, with the span of everything it looked at.",
 )

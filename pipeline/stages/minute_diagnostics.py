@@ -13,7 +13,10 @@ from pipeline.study import Study
 
 NEEDS = "decisions by the minute and a locked stretch"
 PROBES = "pipeline.stages.minute_probes"
-LIBRARY = ("pipeline.diagnostics.minutes", "pipeline.folds.named", PROBES)
+LIBRARY = (
+    PROBES, "pipeline.diagnostics.minutes", "pipeline.asof", "pipeline.features", "pipeline.labels", "pipeline.folds",
+    "pipeline.models", "pipeline.calibration", "pipeline.positions",
+)  # fmt: skip
 
 
 def _by_minute(study: Study) -> bool:
@@ -22,14 +25,14 @@ def _by_minute(study: Study) -> bool:
 
 def _diagnostic(
     name: str, title: str, asks: str, reads: tuple[str, ...] = ("folds",),
-    parts: tuple[str, ...] = ("labels", "features"), modules: tuple[str, ...] = (),
+    parts: tuple[str, ...] = ("labels", "features"),
 ) -> Diagnostic:
     def run(study: Study, read: Reader) -> Finding:
         # Imported when it runs: the libraries that fit take 2 s, and every run of the graph lists the diagnostics.
         found: Finding = getattr(import_module(PROBES), f"run_{name}")(study, read)
         return found
 
-    return Diagnostic(name, title, asks, NEEDS, _by_minute, run, reads, parts, (*LIBRARY, *modules))
+    return Diagnostic(name, title, asks, NEEDS, _by_minute, run, reads, parts, LIBRARY)
 
 
 SCORED = ("folds", "models", "calibrators")
@@ -37,7 +40,7 @@ DECIDED = (*SCORED, "positions")
 MINUTE_DIAGNOSTICS = (
     _diagnostic(
         "run_diagnosis", "Run diagnosis", "Where in the run were the trades lost?",
-        (*DECIDED, "backtest"), ("labels", "features", "policy"), ("pipeline.positions",),
+        (*DECIDED, "backtest"), ("labels", "features", "policy"),
     ),
     _diagnostic(
         "single_features", "Single-feature screen", "Which bucket of which feature alone earns on every block?",
@@ -58,24 +61,21 @@ MINUTE_DIAGNOSTICS = (
     _diagnostic(
         "nonlinear_probe", "Nonlinear position-manager probe",
         "Do trees in place of the linear heads give trades that pay?",
-        SCORED, ("labels", "features", "policy"), ("pipeline.models", "pipeline.positions"),
+        SCORED, ("labels", "features", "policy"),
     ),
     _diagnostic(
         "dynamic_exit_search", "Dynamic-exit search", "Would a trailing plan have earned on every block?",
-        modules=("pipeline.labels",),
     ),
     _diagnostic(
         "direction_opportunity", "Direction-opportunity dataset",
         "What would direction labels by opportunity look like?",
-        modules=("pipeline.labels",),
     ),
     _diagnostic(
         "order_flow_ablation", "Order-flow ablation", "Are the order-flow features worth having?",
-        DECIDED, modules=("pipeline.models",),
+        DECIDED,
     ),
     _diagnostic(
         "state_aware_continue", "State-aware Continue", "Does Continue gain from knowing its position?",
         (*DECIDED, "predictions"), ("labels", "features", "policy"),
-        ("pipeline.models", "pipeline.positions"),
     ),
 )  # fmt: skip

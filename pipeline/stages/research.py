@@ -187,7 +187,7 @@ def run_predictions(study: Study, read: Reader, _: str) -> StageResult:
     )
 
 
-_LIBRARY = ("pipeline.models", "pipeline.labels.spec")
+_OBJECTIVE = ("pipeline.backtests", "pipeline.positions.policy", "pipeline.positions.spec", "pipeline.asof.patches")
 FOLDS = Stage(
     "folds",
     "whole",
@@ -203,7 +203,10 @@ MODELS = Stage(
     ("folds",),
     run_models,
     ("members", "training", "labels", "policy.top_k", "policy.alpha", "execution"),
-    _LIBRARY,
+    (
+        "pipeline.models", "pipeline.labels.spec", "pipeline.folds", "pipeline.features.plan",
+        "pipeline.features.compute", *_OBJECTIVE,
+    ),
     pinned=True,
     resumes=True,
     parallel=True,
@@ -225,7 +228,10 @@ POSITIONS = Stage(
     ("folds", "models", "calibrators"),
     run_positions,
     ("policy", "execution", "members", "labels"),
-    ("pipeline.positions", "pipeline.backtests"),
+    (
+        "pipeline.positions", "pipeline.backtests", "pipeline.calibration", "pipeline.folds.named", "pipeline.labels",
+        "pipeline.asof.patches",
+    ),
     pinned=True,
     summary="The policy chosen on the tune group, with its whole search table.",
 )

@@ -182,7 +182,7 @@ CHAMPION = Stage(
     ("scorecard", "candidate"),
     run_champion,
     ("promotion",),
-    ("pipeline.gates",),
+    ("pipeline.gates", "pipeline.serving.bundle"),
     pinned=True,
     verifies=True,
     summary="Moves the pointer when every gate of evaluation and candidate is green; else refuses with reasons.",
