@@ -287,7 +287,8 @@ def _equal(fact: str, what: str) -> Gate:
 def refit_correlation(evidence: Evidence, bound: float, _: PromotionSpec) -> Measured:
     """rank correlation of the refitted members with the split models on the newest tested sessions reaches the bound"""
     value = evidence.facts["refit_correlation"]
-    return Measured(value, value >= bound, "mean over sessions")
+    undefined = "not defined: on some session all scores are one number, which ranks nothing"
+    return Measured(value, value >= bound, "mean over sessions" if isfinite(value) else undefined)
 
 
 GATES: dict[str, Gate] = {
