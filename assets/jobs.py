@@ -67,7 +67,7 @@ def build_jobs(study: Study, tables: list[TableSpec]) -> list[UnresolvedAssetJob
         dg.define_asset_job(
             PROOF_GROUP,
             dg.AssetSelection.groups(PROOF_GROUP),
-            description="Every proof at the size that is published, some two hours on two cores.",
+            description="Every proof at the size that is published, some three hours on two cores.",
             executor_def=dg.in_process_executor,  # one after the other: some fill both cores and 6 GB by themselves
         ),
     ]
