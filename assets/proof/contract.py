@@ -15,9 +15,6 @@ Size = Literal["small", "full"]
 Progress = Callable[[str, float], None]
 """What was done, and the share that is behind us."""
 
-Run = Callable[[Size, Path, Progress], Finding]
-"""(size, empty folder for its work, progress) -> Finding."""
-
 HELD, BROKEN = "HELD", "BROKEN"
 
 
@@ -37,8 +34,8 @@ class Proof:
     figure : str
         What its finding's score is.
     run : callable
-        See `Run`; the finding's status is `HELD` or `BROKEN`, its score the figure that people quote, its first table
-        the one that is published.
+        (size, empty folder for its work, progress) -> Finding; its status is `HELD` or `BROKEN`, its score the figure
+        that people quote, its first table the one that is published.
     """
 
     name: str
@@ -46,4 +43,4 @@ class Proof:
     claims: str
     cannot_see: str
     figure: str
-    run: Run
+    run: Callable[[Size, Path, Progress], Finding]

@@ -7,22 +7,20 @@ every library of the house, and Dagster reads this registry whenever it loads th
 from importlib import import_module
 from pathlib import Path
 
-from assets.proof.contract import Progress, Proof, Run, Size
+from assets.proof.contract import Progress, Proof, Size
 from pipeline.diagnostics.finding import Finding
 
 
-def late(module: str) -> Run:
-    """`run` of a module, imported when it is first called."""
-
+def _proof(name: str, title: str, claims: str, cannot_see: str, figure: str) -> Proof:
     def run(size: Size, folder: Path, progress: Progress) -> Finding:
-        found: Finding = import_module(module).run(size, folder, progress)
+        found: Finding = import_module(f"{__package__}.{name}").run(size, folder, progress)
         return found
 
-    return run
+    return Proof(name, title, claims, cannot_see, figure, run)
 
 
 PROOFS: tuple[Proof, ...] = (
-    Proof(
+    _proof(
         name="null_market",
         title="Null market control",
         claims=(
@@ -36,9 +34,8 @@ PROOFS: tuple[Proof, ...] = (
             "data has, such as a vendor's silent backfill. Members boost at most 20 rounds here."
         ),
         figure="standard errors between 0 and the mean rank IC, of the study farthest away",
-        run=late("assets.proof.null_market"),
     ),
-    Proof(
+    _proof(
         name="planted_market",
         title="Positive control",
         claims=(
@@ -51,9 +48,8 @@ PROOFS: tuple[Proof, ...] = (
             "asked for."
         ),
         figure="share of the planted rank IC that the study's own score recovers",
-        run=late("assets.proof.planted_market"),
     ),
-    Proof(
+    _proof(
         name="leak_zoo",
         title="Leak zoo",
         claims="Each of the known ways in which the future enters a model turns a named check of the house red.",
@@ -64,9 +60,8 @@ PROOFS: tuple[Proof, ...] = (
             "span ends."
         ),
         figure="share of seeded leaks that the named check caught",
-        run=late("assets.proof.leak_zoo"),
     ),
-    Proof(
+    _proof(
         name="causality",
         title="Causality certificates",
         claims=(
@@ -82,9 +77,8 @@ PROOFS: tuple[Proof, ...] = (
             "other eligible names."
         ),
         figure="values that moved",
-        run=late("assets.proof.causality"),
     ),
-    Proof(
+    _proof(
         name="trials",
         title="Trial ledger and overfitting gates",
         claims=(
@@ -99,9 +93,8 @@ PROOFS: tuple[Proof, ...] = (
             "another number of one member."
         ),
         figure="share of worthless searches that the gates refused",
-        run=late("assets.proof.trials"),
     ),
-    Proof(
+    _proof(
         name="attacks",
         title="Promotion attacks",
         claims=(
@@ -118,9 +111,8 @@ PROOFS: tuple[Proof, ...] = (
             "is the other proofs' matter."
         ),
         figure="promotions",
-        run=late("assets.proof.attacks"),
     ),
-    Proof(
+    _proof(
         name="crashes",
         title="Crash and replay",
         claims=(
@@ -134,9 +126,8 @@ PROOFS: tuple[Proof, ...] = (
             "may round differently."
         ),
         figure="share of kills after which every content was equal",
-        run=late("assets.proof.crashes"),
     ),
-    Proof(
+    _proof(
         name="vendor_faults",
         title="Vendor faults",
         claims=(
@@ -151,9 +142,8 @@ PROOFS: tuple[Proof, ...] = (
             "tried, because the house reads none, nor folders of book snapshots, which have no protocol."
         ),
         figure="share of faulted ingestions that ended as they must",
-        run=late("assets.proof.vendor_faults"),
     ),
-    Proof(
+    _proof(
         name="live_parity",
         title="Parity over time",
         claims=(
@@ -166,9 +156,8 @@ PROOFS: tuple[Proof, ...] = (
             "changed above the bits that a change of units may round); another CPU class."
         ),
         figure="share of rows made again with every bit",
-        run=late("assets.proof.live_parity"),
     ),
-    Proof(
+    _proof(
         name="executability",
         title="Executability and survivorship",
         claims=(
@@ -182,6 +171,5 @@ PROOFS: tuple[Proof, ...] = (
             "ones cost depends on how they fell."
         ),
         figure="impossible fills",
-        run=late("assets.proof.executability"),
     ),
 )
